@@ -1,0 +1,1 @@
+"""ClickHouse behind one client: schema, migrations, writing, reading."""

@@ -1,0 +1,1 @@
+"""The Faust application: settings, lanes, agents, writer, health, and the embedded stack."""

@@ -1,0 +1,1 @@
+"""Where events come from when no gateway is at hand: recorded traces and synthetic traffic."""
