@@ -8,6 +8,7 @@ providers' usage objects. It needs msgspec and a Kafka client, nothing else.
     'Call'
 """
 
+from gatewatch.emitter import Emitter
 from gatewatch.events import (
     Call,
     Evaluation,
@@ -26,6 +27,7 @@ from gatewatch.events import (
 
 __all__ = [
     "Call",
+    "Emitter",
     "Evaluation",
     "Event",
     "Feedback",
