@@ -154,11 +154,11 @@ def _wrong(admin: Any, names: list[str]) -> list[str]:
 def admin_client(bootstrap: str, timeout_s: float) -> Any:
     """A client of Kafka's administration that gives up after ``timeout_s`` seconds."""
     from kafka import KafkaAdminClient
-    from kafka.errors import NoBrokersAvailable
+    from kafka.errors import KafkaTimeoutError
 
     # A client that cannot connect leaves its thread and its sockets behind (kafka-python 3.0.12).
     if not await_listener(bootstrap, timeout_s):
-        raise NoBrokersAvailable(f"nothing listens on {bootstrap}")
+        raise KafkaTimeoutError(f"nothing listens on {bootstrap}")
     client = KafkaAdminClient(
         bootstrap_servers=bootstrap.split(","),
         client_id="gatewatch",
