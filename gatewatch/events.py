@@ -33,6 +33,7 @@ __all__ = [
     "Feedback",
     "Latency",
     "Limits",
+    "Outcome",
     "Reject",
     "Request",
     "Resource",
@@ -109,7 +110,7 @@ class _Base(Struct, kw_only=True, omit_defaults=True, tag_field="kind", gc=False
     """One running emitter: a new one for every process start and fork."""
     seq: Seq | None = None
     """Counts up by one for each event of ``emitter_id``, from 0: a gap is a loss."""
-    v: int = VERSION
+    v: Literal[1] = VERSION
     """Version of this contract."""
 
 
@@ -183,7 +184,7 @@ class _Timed(CallEvent, kw_only=True, omit_defaults=True, tag_field="kind", gc=F
     """The provider's share of ``total_ms``."""
 
 
-class _Outcome(_Timed, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
+class Outcome(_Timed, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """How a call ended and what it used: the shared part of ``response`` and ``call``."""
 
     stream: bool | None = None
@@ -205,7 +206,7 @@ class _Outcome(_Timed, kw_only=True, omit_defaults=True, tag_field="kind", gc=Fa
     attempt: Annotated[int, Meta(ge=0, le=1000)] | None = None
     """0 for the first attempt, counting the gateway's retries."""
     usage_source: UsageSource | None = None
-    """Where the token counts come from; absent is ``missing`` when there are none."""
+    """Where the token counts come from; counts that come without it are taken as the provider's."""
     input_tokens: Tokens | None = None
     """All input tokens, cached ones included."""
     cache_read_tokens: Tokens | None = None
@@ -238,7 +239,7 @@ class _Outcome(_Timed, kw_only=True, omit_defaults=True, tag_field="kind", gc=Fa
     """The answer, only where somebody asked for it to be sent."""
 
 
-class Response(_Outcome, tag="response", kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
+class Response(Outcome, tag="response", kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """A call has ended: outcome, usage and, where its sender knows them, times."""
 
 
@@ -246,7 +247,7 @@ class Latency(_Timed, tag="latency", kw_only=True, omit_defaults=True, tag_field
     """A call's times, where something else than the response's sender knows them."""
 
 
-class Call(_Outcome, tag="call", kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
+class Call(Outcome, tag="call", kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """Everything about one call in one event, for gateways that log once.
 
     Send either this or ``request``, ``token``, ``response`` and ``latency``, not both, and each
@@ -372,8 +373,13 @@ def decode_line(line: bytes) -> Event | Reject:
             "leave texts out or send them truncated",
         )
     try:
-        event = event_decoder.decode(line)
+        return event_decoder.decode(line)
     except msgspec.ValidationError as error:
+        if str(error).endswith("`$.v`"):
+            return Reject(
+                "unsupported_version",
+                f"the event's version v is not {VERSION}, the one this worker reads; upgrade the worker",
+            )
         return Reject("invalid_event", _without_values(str(error)))
     except UnicodeDecodeError:
         return Reject("invalid_utf8", "the line is not UTF-8; encode JSON as UTF-8")
@@ -383,12 +389,6 @@ def decode_line(line: bytes) -> Event | Reject:
         return Reject("nested_too_deep", "the line nests too deep; events are flat objects")
     except (ValueError, OverflowError) as error:
         return Reject("invalid_json", f"the line cannot be read as JSON ({type(error).__name__})")
-    if event.v != VERSION:
-        return Reject(
-            "unsupported_version",
-            f"the event has version {event.v}, this worker reads version {VERSION}; upgrade the worker",
-        )
-    return event
 
 
 def decode_record(value: bytes) -> list[Event | Reject]:

@@ -1,0 +1,512 @@
+"""A lane: one partition of the events topic, records in, rows out.
+
+A plain object without I/O or clock. Records are fed in offset order; they are decoded in slices of
+about a thousand events and aggregated by chunk (:mod:`signals.chunk`). ``flush`` gives the rows of
+everything fed so far. What may be acknowledged, and when, is the caller's business
+(``streams.partition``); the lane says which chunks are complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from gatewatch.events import (
+    KINDS,
+    LIMITS,
+    CallEvent,
+    Evaluation,
+    Event,
+    Feedback,
+    Outcome,
+    Reject,
+    Resource,
+    decode_record,
+    event_decoder,
+)
+from gatewatch.usage import UsageError, read_usage
+from signals.chunk import FAMILIES, WINDOW_S, Chunk, ChunkTotals, Measured
+from signals.column import CALL_KINDS, CallBatch
+from signals.sequence import SequenceRanges
+
+__all__ = ["DeadLetter", "Lane", "LaneRows", "Rules"]
+
+_SLICE_BYTES: Final = 512 * 1024
+_NEWLINE: Final = 10
+_OPEN: Final = 0x7B
+_CLOSE: Final = 0x7D
+_KIND_CODE: Final[dict[type[Event], int]] = {struct: code for code, struct in enumerate(KINDS.values())}
+_KIND_NAMES: Final = list(KINDS)
+
+
+class Rules(Struct, frozen=True):
+    """What a lane holds events against; the same for every worker of a source."""
+
+    chunk_records: int = 1000
+    """Records of a chunk. A constant of the source: changing it counts events twice."""
+    grace_ms: int = 60_000
+    """An event that reaches the broker later than this after its own time is late. Real traces are up
+    to 58 s out of order."""
+    max_age_ms: int = 7 * 86_400_000
+    """Older events are refused; it bounds how many storage partitions one insert can touch."""
+    max_skew_ms: int = 300_000
+    """Events from further in the future are refused: the gateway's clock is wrong."""
+    series_limit: int = 2000
+    """Series of a cut that a chunk keeps apart."""
+
+
+class DeadLetter(Struct, frozen=True):
+    """A line that is no event. ``source``, ``offset`` and ``line`` identify it for ever."""
+
+    offset: int
+    line: int
+    appended_ms: int
+    reason: str
+    detail: str
+    value: bytes
+
+
+class Placed(Struct, frozen=True):
+    """An event that is stored by its place in the log."""
+
+    offset: int
+    line: int
+    event: Feedback | Evaluation | Resource
+
+
+class Text(Struct, frozen=True):
+    """Texts of a call, where somebody asked for them to be sent."""
+
+    call_id: str
+    started_at_ms: int
+    input_text: str | None
+    output_text: str | None
+
+
+class ChunkVersion(Struct, frozen=True):
+    """One chunk's aggregates as of ``last_offset``; a later version replaces all of it."""
+
+    first_offset: int
+    last_offset: int
+    records: int
+    appended_from_ms: int
+    appended_to_ms: int
+    totals: ChunkTotals
+    sequences: SequenceRanges
+    families: dict[str, dict[str, pa.Array]]
+    """The arrays of ``chunks`` by family (:meth:`signals.chunk.Chunk.family`)."""
+
+
+class LaneRows(Struct, frozen=True):
+    """What a flush gives."""
+
+    source: int
+    through: int
+    """Offset of the last record that these rows, with the earlier ones, cover."""
+    complete_through: int
+    """Offset of the last record of the last complete chunk, or -1: what may be acknowledged."""
+    reached_ms: int
+    """Append time of the last record."""
+    events: int
+    rejected: int
+    calls: list[pa.Table]
+    texts: list[Text]
+    placed: list[Placed]
+    dead_letters: list[DeadLetter]
+    chunks: list[ChunkVersion]
+    reopened: list[int]
+    """Starts, in seconds, of windows that may have been closed before these events came."""
+
+
+class _Open:
+    """The chunk that is being filled."""
+
+    def __init__(self, first_offset: int, headless: bool, rules: Rules) -> None:
+        self.first_offset = first_offset
+        self.end = first_offset + rules.chunk_records
+        self.headless = headless
+        self.chunk = Chunk(rules.series_limit)
+        self.records = 0
+        self.last_offset = first_offset - 1
+        self.appended_from_ms = 0
+        self.appended_to_ms = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what has been flushed."""
+        self.positions = 0
+        self.calls = CallBatch()
+        self.at: list[NDArray[np.int64]] = []
+        self.appended: list[NDArray[np.int64]] = []
+        self.kind: list[NDArray[np.int64]] = []
+        self.seq: list[NDArray[np.int64]] = []
+        self.gateway: list[pa.Array] = []
+        self.emitter: list[pa.Array] = []
+        self.accepted: list[NDArray[np.bool_]] = []
+        self.rejected: list[tuple[str, int]] = []
+
+
+class Lane:
+    """Turns the records of one partition into rows.
+
+    Parameters
+    ----------
+    source
+        Id of the (cluster, topic, incarnation, partition).
+    start
+        Offset of the first record to come. Must be a chunk's start, unless what lies before it in the
+        chunk can no longer be read: then that chunk gets no aggregates (its calls and dead letters are
+        written), because a chunk's row is a function of all its records.
+    """
+
+    def __init__(self, source: int, start: int, rules: Rules) -> None:
+        self.source = source
+        self.rules = rules
+        floor = start - start % rules.chunk_records
+        self.headless = start != floor
+        self.through = start - 1
+        self._open = _Open(floor, self.headless, rules)
+        self._pending: list[tuple[int, int, bytes]] = []
+        self.pending_bytes = 0
+        self._reached_ms = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._complete_through = -1
+        self._calls: list[pa.Table] = []
+        self._versions: list[ChunkVersion] = []
+        self._texts: list[Text] = []
+        self._placed: list[Placed] = []
+        self._dead: list[DeadLetter] = []
+        self._reopened: set[int] = set()
+        self._events = 0
+        self._fed = False
+
+    def feed(self, offset: int, appended_ms: int, value: bytes | None) -> None:
+        """Take one record. Offsets grow; gaps between them are harmless.
+
+        Raises
+        ------
+        ValueError
+            The offset is not past the last one: the caller has lost its place.
+        """
+        if offset <= self.through:
+            raise ValueError(f"offset {offset} after {self.through}: records must come in order")
+        if offset >= self._open.end:
+            self._close_chunk()
+            self._open = _Open(offset - offset % self.rules.chunk_records, False, self.rules)
+        self._fed = True
+        self.through = offset
+        self._pending.append((offset, appended_ms, value or b""))
+        self.pending_bytes += len(value or b"")
+        if self.pending_bytes >= _SLICE_BYTES:
+            self._decode()
+        if offset == self._open.end - 1:
+            self._close_chunk()
+            self._open = _Open(self._open.end, False, self.rules)
+
+    def flush(self) -> LaneRows | None:
+        """Rows of everything fed since the last flush; None when nothing was."""
+        if not self._fed:
+            return None
+        self._decode()
+        if self._open.records:
+            self._aggregate()
+        rows = LaneRows(
+            source=self.source,
+            through=self.through,
+            complete_through=self._complete_through,
+            reached_ms=self._reached_ms,
+            events=self._events,
+            rejected=len(self._dead),
+            calls=self._calls,
+            texts=self._texts,
+            placed=self._placed,
+            dead_letters=self._dead,
+            chunks=self._versions,
+            reopened=sorted(self._reopened),
+        )
+        self._begin()
+        return rows
+
+    # -- decoding ------------------------------------------------------------------------------
+
+    def _decode(self) -> None:
+        pending, self._pending, self.pending_bytes = self._pending, [], 0
+        if not pending:
+            return
+        open_ = self._open
+        if not open_.records:
+            open_.appended_from_ms = pending[0][1]
+        open_.records += len(pending)
+        open_.last_offset = pending[-1][0]
+        open_.appended_to_ms = max(open_.appended_to_ms, max(record[1] for record in pending))
+        values = [record[2] for record in pending]
+        counts, events = _decode_fast(values)
+        if events is None:
+            self._decode_slowly(pending)
+            return
+        offsets = [record[0] for record in pending]
+        appended = np.repeat(np.array([record[1] for record in pending], dtype=np.int64), counts)
+        self._take(events, appended, offsets, counts, values)
+
+    def _decode_slowly(self, pending: Sequence[tuple[int, int, bytes]]) -> None:
+        """Record by record, and line by line in the records that hold something else than events."""
+        for offset, appended_ms, value in pending:
+            counts, events = _decode_fast([value])
+            if events is not None:
+                self._take(events, np.full(len(events), appended_ms), [offset], counts, [value])
+                continue
+            good: list[Event] = []
+            lines: list[int] = []
+            raw = _lines(value)
+            for line, decoded in enumerate(decode_record(value)):
+                if isinstance(decoded, Reject):
+                    body = raw[line] if raw else value
+                    self._dead_letter(offset, line, appended_ms, decoded, body)
+                else:
+                    good.append(decoded)
+                    lines.append(line)
+            if good:
+                kept = [raw[line] for line in lines]
+                self._take(good, np.full(len(good), appended_ms), [offset], [len(good)], kept, lines)
+
+    def _dead_letter(self, offset: int, line: int, appended_ms: int, reject: Reject, value: bytes) -> None:
+        self._dead.append(DeadLetter(offset, line, appended_ms, reject.reason, reject.detail, value))
+        self._open.rejected.append((reject.reason, appended_ms))
+
+    def _take(
+        self,
+        events: list[Event],
+        appended: NDArray[np.int64],
+        offsets: list[int],
+        counts: Sequence[int],
+        values: list[bytes],
+        lines: list[int] | None = None,
+    ) -> None:
+        """Take decoded events: ``counts[i]`` of them stood in the record at ``offsets[i]``."""
+
+        def place(index: int) -> tuple[int, int]:
+            if lines is not None:
+                return offsets[0], lines[index]
+            ends = np.cumsum(counts)
+            record = int(np.searchsorted(ends, index, side="right"))
+            return offsets[record], index - int(ends[record] - counts[record])
+
+        def raw_line(index: int) -> bytes:
+            if lines is not None:
+                return values[index]
+            ends = np.cumsum(counts)
+            record = int(np.searchsorted(ends, index, side="right"))
+            return _lines(values[record])[index - int(ends[record] - counts[record])]
+
+        open_ = self._open
+        open_.seq.append(
+            np.array([-1 if event.seq is None else event.seq for event in events], dtype=np.int64)
+        )
+        open_.emitter.append(pa.array([event.emitter_id for event in events], pa.string()))
+        accepted = np.ones(len(events), dtype=np.bool_)
+        open_.accepted.append(accepted)
+        refused = self._refusals(events, appended)
+        if refused:
+            # They did arrive, so their numbers stay: a refused event is no gap.
+            accepted[list(refused)] = False
+            for index, reject in refused.items():
+                self._dead_letter(*place(index), int(appended[index]), reject, raw_line(index))
+            kept = np.flatnonzero(accepted).tolist()
+            places = [place(index) for index in kept]
+            events = [events[index] for index in kept]
+            appended = appended[kept]
+            if not events:
+                return
+        n = len(events)
+        self._events += n
+        types = set(map(type, events))
+        if len(types) == 1:
+            kind = np.full(n, _KIND_CODE[types.pop()], dtype=np.int64)
+        else:
+            kind = np.fromiter((_KIND_CODE[type(event)] for event in events), np.int64, n)
+        open_.kind.append(kind)
+        open_.at.append(np.array([event.at_ms for event in events], dtype=np.int64))
+        open_.appended.append(appended)
+        open_.gateway.append(pa.array([event.gateway for event in events], pa.string()))
+        for struct, code in _KIND_CODE.items():
+            at = np.flatnonzero(kind == code)
+            if not len(at):
+                continue
+            same = events if len(at) == n else [events[i] for i in at.tolist()]
+            if struct in CALL_KINDS:
+                calls: list[CallEvent] = same  # type: ignore[assignment]
+                open_.calls.add(struct, calls, at + open_.positions)  # type: ignore[arg-type]
+                self._texts.extend(_texts(calls))
+            else:
+                for i, event in zip(at.tolist(), same, strict=True):
+                    offset, line = places[i] if refused else place(i)
+                    self._placed.append(Placed(offset, line, event))  # type: ignore[arg-type]
+        open_.positions += n
+
+    def _refusals(self, events: list[Event], appended: NDArray[np.int64]) -> dict[int, Reject]:
+        """Events that are well-formed and still cannot be taken: impossible times, contradictory usage."""
+        refused: dict[int, Reject] = {}
+        at = np.array([event.at_ms for event in events], dtype=np.int64)
+        started = np.array(_read(events, "started_at_ms", CallEvent, 0), dtype=np.int64)
+        started = np.where(started == 0, at, started)
+        earliest = np.minimum(at, started)
+        latest = np.maximum(at, started)
+        old = earliest < appended - self.rules.max_age_ms
+        ahead = latest > appended + self.rules.max_skew_ms
+        if old.any() or ahead.any():
+            for index in np.flatnonzero(old).tolist():
+                days = self.rules.max_age_ms / 86_400_000
+                refused[index] = Reject(
+                    "event_too_old",
+                    f"the event's time is more than {days:g} days before it reached the broker; "
+                    "check the gateway's clock and that times are milliseconds since 1970",
+                )
+            for index in np.flatnonzero(ahead).tolist():
+                refused[index] = Reject(
+                    "event_in_future",
+                    f"the event's time is more than {self.rules.max_skew_ms / 1000:g} s after it reached the "
+                    "broker; check the gateway's clock and that times are milliseconds since 1970",
+                )
+        raw = _read(events, "provider_usage", Outcome, None)
+        if raw.count(None) < len(raw):
+            for index, usage in enumerate(raw):
+                reject = _normalise_usage(events[index]) if usage is not None else None
+                if reject is not None:
+                    refused[index] = reject
+        return refused
+
+    # -- aggregation ---------------------------------------------------------------------------
+
+    def _close_chunk(self) -> None:
+        self._decode()
+        if self._open.records:
+            self._aggregate()
+            self._complete_through = self._open.last_offset
+
+    def _aggregate(self) -> None:
+        open_ = self._open
+        chunk = open_.chunk
+        for reason, appended_ms in open_.rejected:
+            chunk.reject(reason, appended_ms)
+        table = open_.calls.table()
+        if open_.seq:
+            emitter = pa.chunked_array(open_.emitter).combine_chunks().dictionary_encode()
+            duplicate = chunk.sequences.see(
+                emitter.dictionary.to_pylist(),
+                emitter.indices.to_numpy().astype(np.int64),
+                np.concatenate(open_.seq),
+            )[np.concatenate(open_.accepted)]
+        if open_.at:
+            at = np.concatenate(open_.at)
+            appended = np.concatenate(open_.appended)
+            chunk.add(
+                Measured(
+                    at_ms=at,
+                    late=appended - at > self.rules.grace_ms,
+                    duplicate=duplicate,
+                    gateway=pa.chunked_array(open_.gateway).combine_chunks(),
+                    kind=np.concatenate(open_.kind),
+                    kinds=_KIND_NAMES,
+                    calls=table,
+                )
+            )
+            windows = np.unique(at // 1000 // WINDOW_S) * WINDOW_S
+            reached = max(self._reached_ms, open_.appended_to_ms)
+            passed = windows[(windows + WINDOW_S) * 1000 + self.rules.grace_ms <= reached]
+            self._reopened.update(passed.tolist())
+        if table is not None:
+            self._calls.append(table.drop_columns(["position"]))
+        self._reached_ms = max(self._reached_ms, open_.appended_to_ms)
+        if not open_.headless:
+            self._versions.append(
+                ChunkVersion(
+                    first_offset=open_.first_offset,
+                    last_offset=open_.last_offset,
+                    records=open_.records,
+                    appended_from_ms=open_.appended_from_ms,
+                    appended_to_ms=open_.appended_to_ms,
+                    totals=chunk.totals,
+                    sequences=chunk.sequences.ranges(),
+                    families={name: chunk.family(name) for name in FAMILIES},
+                )
+            )
+        open_.reset()
+
+
+def _decode_fast(values: list[bytes]) -> tuple[list[int], list[Event] | None]:
+    """Events of records in which every line is an event, in one call; None where one is not.
+
+    It must accept exactly what ``decode_line`` accepts line by line. ``decode_lines`` itself is more
+    lenient: it takes two objects on a line and an object over several lines. Both are excluded by
+    looking at the newlines: outside of the records' ends each stands between ``}`` and ``{``, which
+    inside an object it never does, and there are exactly as many as events (a property test holds the
+    two decoders against each other on mutated lines).
+    """
+    bodies = [value.removesuffix(b"\n") for value in values]
+    counts = [body.count(b"\n") + 1 for body in bodies]
+    joined = b"\n".join(bodies)
+    text = np.frombuffer(joined, dtype=np.uint8)
+    newline = np.flatnonzero(text == _NEWLINE)
+    if not joined.startswith(b"{") or not joined.endswith(b"}"):
+        return counts, None
+    if np.any(text[newline - 1] != _CLOSE) or np.any(text[newline + 1] != _OPEN):
+        return counts, None
+    if len(joined) > LIMITS.line_bytes:
+        edges = np.r_[-1, newline, len(joined)]
+        if int(np.diff(edges).max()) - 1 > LIMITS.line_bytes:
+            return counts, None
+    try:
+        events: list[Event] = event_decoder.decode_lines(joined)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError, OverflowError):
+        return counts, None
+    if len(events) != len(newline) + 1:
+        return counts, None
+    return counts, events
+
+
+def _lines(value: bytes) -> list[bytes]:
+    return [line for line in value.split(b"\n") if line and not line.isspace()]
+
+
+def _read(events: Sequence[Event], field: str, struct: type[msgspec.Struct], otherwise: Any) -> list[Any]:
+    """A field of many events; ``otherwise`` for events that are no ``struct``."""
+    if all(issubclass(kind, struct) for kind in set(map(type, events))):
+        get = attrgetter(field)
+        return [get(event) for event in events]
+    return [getattr(event, field, otherwise) for event in events]
+
+
+def _normalise_usage(event: Event) -> Reject | None:
+    """Read the provider's own usage object into the event's counts, unless it has counts already."""
+    if not isinstance(event, Outcome) or event.provider_usage is None or event.input_tokens is not None:
+        return None
+    try:
+        usage = read_usage(event.provider, event.provider_usage, event.model)
+    except UsageError as error:
+        return Reject("invalid_usage", str(error))
+    for name in usage.__struct_fields__:
+        value = getattr(usage, name)
+        if value is not None:
+            setattr(event, name, value)
+    return None
+
+
+def _texts(calls: Sequence[CallEvent]) -> list[Text]:
+    before = [getattr(call, "input_text", None) for call in calls]
+    after = [getattr(call, "output_text", None) for call in calls]
+    if before.count(None) == after.count(None) == len(calls):
+        return []
+    return [
+        Text(call.call_id, call.started_at_ms, asked, answered)
+        for call, asked, answered in zip(calls, before, after, strict=True)
+        if asked is not None or answered is not None
+    ]
