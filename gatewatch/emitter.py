@@ -38,7 +38,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from gatewatch.events import EVENTS_TOPIC, LIMITS, Event, Resource, encode
+import msgspec
+
+from gatewatch.events import EVENTS_TOPIC, LIMITS, Event, Resource
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -166,6 +168,49 @@ class Emitter:
         self._start_thread()
         _emitters.add(self)
 
+    def _begin(self) -> None:
+        """Everything that a forked child must have of its own."""
+        self.emitter_id: str = secrets.token_hex(8)
+        """Names this emitter in this process: a fork gets another one."""
+        self._lock = threading.RLock()
+        self._progress = threading.Condition(threading.Lock())
+        # SimpleQueue.put may be called again while it runs (signal handlers, destructors); the
+        # lock inside threading.Event may not.
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._next_seq = itertools.count()
+        self._lines: deque[bytes] = deque()
+        self._records: dict[int, _Record] = {}
+        """Handed to the Kafka client and not settled, by number, in order."""
+        # Numbers and bytes of events, all since the start. An event is accepted or dropped, then
+        # taken out of the queue, then settled: acknowledged or dropped.
+        self._accepted: int = 0
+        self._accepted_bytes: int = 0
+        self._taken: int = 0
+        self._settled: int = 0
+        self._settled_bytes: int = 0
+        self._delivered: int = 0
+        self._room: int = self.queue_events
+        """Accept events while fewer than this were accepted: settled ones make room."""
+        self._room_bytes: int = self.queue_bytes
+        self._inflight: int = 0
+        """Bytes in the Kafka client's hands."""
+        self._dropped_queue_full: int = 0
+        self._dropped_invalid: int = 0
+        self._dropped_expired: int = 0
+        self._dropped_refused: int = 0
+        self._dropped_late: int = 0
+        """Emitted after close()."""
+        self._dropped_left: int = 0
+        """Still waiting when close() ran out of time."""
+        self._flush_to: int = 0
+        self._waiters: int = 0
+        self._closing: bool = False
+        self._stop: bool = False
+        self._parked: bool = False
+        self._thread: threading.Thread | None = None
+        self._producer: Any = None
+        self._next_report_s = time.monotonic() + REPORT_INTERVAL_S
+
     # ------------------------------------------------------------------ what a gateway calls
 
     def emit(self, event: Event) -> None:
@@ -187,26 +232,25 @@ class Emitter:
                 stamped.environment = self.environment
             if not stamped.at_ms:
                 stamped.at_ms = time.time_ns() // 1_000_000
-            line = encode(stamped)
+            line = _encode(stamped)
         except Exception:  # noqa: S110
             pass  # Not logged: the message could quote a prompt. An empty line is counted as invalid.
         size = len(line)
         # Reentrant, because a signal handler or a destructor may emit while this thread is here.
-        # Each statement that changes a number is free of calls, so such an inner emit() always
-        # finds the numbers whole.
+        # No call stands between reading a number and writing it, so that such an inner emit(),
+        # which comes within a call if at all, finds the numbers whole.
         with self._lock:
-            self._emitted += 1
-            if not 0 < size <= _LINE_BYTES_MAX:
+            accepted_bytes = self._accepted_bytes + size
+            if self._accepted < self._room and accepted_bytes <= self._room_bytes and 0 < size <= _LINE_BYTES:
+                self._accepted += 1
+                self._accepted_bytes = accepted_bytes
+                self._lines.append(line)
+            elif not 0 < size <= _LINE_BYTES:
                 self._dropped_invalid += 1
             elif self._closing:
-                self._dropped_closed += 1
-            elif self._queued >= self.queue_events or self._queued_bytes + size > self.queue_bytes:
-                self._dropped_queue_full += 1
+                self._dropped_late += 1
             else:
-                self._queued += 1
-                self._queued_bytes += size
-                self._accepted += 1
-                self._lines.append(line)
+                self._dropped_queue_full += 1
         if self._parked:
             self._wake_up()
 
@@ -221,19 +265,25 @@ class Emitter:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             target = self._accepted
-            failed = self._dropped_expired + self._dropped_refused
-        self._flush_to = max(self._flush_to, target)
+            failed = self._failed
+            self._flush_to = target
         self._wake_up()
         with self._progress:
             self._waiters += 1
             try:
-                while self._settled() < target:
+                while self._settled_upto() < target:
                     left = deadline - time.monotonic()
-                    if left <= 0 or not self._progress.wait(left):
-                        return self._settled() >= target and self._failed_since(failed) == 0
+                    if left <= 0:
+                        return False
+                    self._progress.wait(left)
             finally:
                 self._waiters -= 1
-        return self._failed_since(failed) == 0
+        return self._failed == failed
+
+    @property
+    def _failed(self) -> int:
+        """Accepted events that were dropped later."""
+        return self._dropped_expired + self._dropped_refused + self._dropped_left
 
     def close(self, timeout_s: float = 10) -> bool:
         """Send what is queued, then stop. Later ``emit()`` calls are dropped and counted.
@@ -248,7 +298,8 @@ class Emitter:
         with self._lock:
             first = not self._closing
             self._closing = True
-            if first and self._dropped_total():
+            self._room = -1  # so that emit() need not ask whether it is closed
+            if first and self.dropped_total:
                 self._append_report()
         delivered = self.flush(timeout_s)
         self._abandon()
@@ -274,7 +325,8 @@ class Emitter:
     @property
     def emitted_total(self) -> int:
         """Calls of ``emit()``, and the emitter's own reports: the next ``seq``."""
-        return self._emitted
+        with self._lock:
+            return self._accepted + self._dropped_queue_full + self._dropped_invalid + self._dropped_late
 
     @property
     def delivered_total(self) -> int:
@@ -284,60 +336,34 @@ class Emitter:
     @property
     def dropped_total(self) -> int:
         """Events that were not delivered, for whatever reason."""
-        return self._dropped_total()
+        with self._lock:
+            return sum(self.dropped_by_reason.values())
 
     @property
     def dropped_by_reason(self) -> dict[str, int]:
         """Events that were not delivered, by :data:`DROP_REASONS`."""
         with self._lock:
-            return {reason: getattr(self, f"_dropped_{reason}") for reason in DROP_REASONS}
+            return {
+                "queue_full": self._dropped_queue_full,
+                "invalid": self._dropped_invalid,
+                "expired": self._dropped_expired,
+                "refused": self._dropped_refused,
+                "closed": self._dropped_late + self._dropped_left,
+            }
 
     @property
     def queued(self) -> int:
         """Events that were accepted and are neither acknowledged nor dropped yet."""
-        return self._queued
+        with self._lock:
+            return self._accepted - self._settled
 
     @property
     def queued_bytes(self) -> int:
         """Bytes of JSON of these events."""
-        return self._queued_bytes
+        with self._lock:
+            return self._accepted_bytes - self._settled_bytes
 
     # ------------------------------------------------------------------ one process's state
-
-    def _begin(self) -> None:
-        """Everything that a forked child must have of its own."""
-        self.emitter_id: str = secrets.token_hex(8)
-        """Names this emitter in this process: a fork gets another one."""
-        self._lock = threading.RLock()
-        self._progress = threading.Condition(threading.Lock())
-        # SimpleQueue.put may be called again while it runs (signal handlers, destructors); the
-        # lock inside threading.Event may not.
-        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._next_seq = itertools.count()
-        self._lines: deque[bytes] = deque()
-        self._records: dict[int, _Record] = {}
-        """Handed to the Kafka client and not settled, by number, in order."""
-        self._emitted: int = 0
-        self._accepted: int = 0
-        self._delivered: int = 0
-        self._taken: int = 0
-        """Of the accepted events, how many the background thread has taken out of the queue."""
-        self._queued: int = 0
-        self._queued_bytes: int = 0
-        self._inflight: int = 0
-        self._dropped_queue_full: int = 0
-        self._dropped_invalid: int = 0
-        self._dropped_expired: int = 0
-        self._dropped_refused: int = 0
-        self._dropped_closed: int = 0
-        self._flush_to: int = 0
-        self._waiters: int = 0
-        self._closing: bool = False
-        self._stop: bool = False
-        self._parked: bool = False
-        self._thread: threading.Thread | None = None
-        self._producer: Any = None
-        self._next_report_s = time.monotonic() + REPORT_INTERVAL_S
 
     def _start_thread(self) -> None:
         self._thread = threading.Thread(
@@ -356,6 +382,8 @@ class Emitter:
                 producer._unregister_cleanup()
         self._begin()
         self._closing = self._stop = closed
+        if closed:
+            self._room = -1
         # A child that never emits needs no thread: the first emit() finds this and starts one.
         self._parked = not closed
 
@@ -368,19 +396,7 @@ class Emitter:
                         self._start_thread()
         self._bell.put(None)
 
-    def _dropped_total(self) -> int:
-        return (
-            self._dropped_queue_full
-            + self._dropped_invalid
-            + self._dropped_expired
-            + self._dropped_refused
-            + self._dropped_closed
-        )
-
-    def _failed_since(self, before: int) -> int:
-        return self._dropped_expired + self._dropped_refused - before
-
-    def _settled(self) -> int:
+    def _settled_upto(self) -> int:
         """Accepted events up to which all are acknowledged or dropped."""
         with self._lock:
             for record in self._records.values():
@@ -393,23 +409,20 @@ class Emitter:
         One small event beyond the queue's bound: it must get through when the queue is full.
         """
         with self._lock:
-            report = Resource(
-                at_ms=time.time_ns() // 1_000_000,
-                gateway=self.gateway,
-                environment=self.environment,
-                emitter_id=self.emitter_id,
-                seq=next(self._next_seq),
-                resource="emitter",
-                interval_s=REPORT_INTERVAL_S,
-                emitter_dropped_total=self._dropped_total(),
-                emitter_queued=self._queued,
+            line = _encode(
+                Resource(
+                    at_ms=time.time_ns() // 1_000_000,
+                    gateway=self.gateway,
+                    environment=self.environment,
+                    emitter_id=self.emitter_id,
+                    seq=next(self._next_seq),
+                    resource="emitter",
+                    emitter_dropped_total=self.dropped_total,
+                    emitter_queued=self.queued,
+                )
             )
-            line = encode(report)
-            size = len(line)
-            self._emitted += 1
-            self._queued += 1
-            self._queued_bytes += size
             self._accepted += 1
+            self._accepted_bytes += len(line)
             self._lines.append(line)
 
     # ------------------------------------------------------------------ the background thread
@@ -425,13 +438,13 @@ class Emitter:
             waiting = len(self._lines)
             if now >= self._next_report_s:
                 self._next_report_s = now + REPORT_INTERVAL_S
-                if self._dropped_total() and not self._closing:
+                if self.dropped_total and not self._closing:
                     self._append_report()
                     continue
             if not waiting:
                 pending_since = now
                 if now - idle_since >= PARK_AFTER_S and not self._records:
-                    self._park(self._next_report_s - now if self._dropped_total() else None)
+                    self._park(self._next_report_s - now if self.dropped_total else None)
                     idle_since = pending_since = time.monotonic()
                 else:
                     self._listen(tick_s)
@@ -473,15 +486,19 @@ class Emitter:
         not be kept out meanwhile.
         """
         lines = self._lines
-        taken = [lines.popleft()]
-        size = len(taken[0])
-        limit = self.batch_bytes
-        for _ in range(min(self.batch_events - 1, len(lines))):
-            size += 1 + len(lines[0])
-            if size > limit:
-                break
-            taken.append(lines.popleft())
+        take = lines.popleft
+        taken = [take() for _ in range(min(self.batch_events, len(lines)))]
         value = b"\n".join(taken)
+        if len(value) > self.batch_bytes and len(taken) > 1:
+            # Rare, so measured afterwards: large events make a shorter record.
+            size = -1
+            for fit, line in enumerate(taken):
+                size += 1 + len(line)
+                if fit and size > self.batch_bytes:
+                    lines.extendleft(reversed(taken[fit:]))
+                    del taken[fit:]
+                    value = b"\n".join(taken)
+                    break
         with self._lock:
             if self._stop:
                 return None
@@ -539,8 +556,8 @@ class Emitter:
         from kafka.errors import IllegalStateError, KafkaTimeoutError, RetriableError
 
         if self._stop and isinstance(error, IllegalStateError):
-            self._settle(record, "closed")
-        elif isinstance(error, KafkaTimeoutError | RetriableError):
+            return  # forced to close: counted when that was decided
+        if isinstance(error, KafkaTimeoutError | RetriableError):
             self._warn("a record was not acknowledged in time", error)
             self._settle(record, "expired")
         else:
@@ -552,17 +569,18 @@ class Emitter:
         with self._lock:
             if self._records.pop(record.first, None) is None:
                 return
-            self._queued -= record.events
-            self._queued_bytes -= record.bytes
+            self._settled += record.events
+            self._settled_bytes += record.bytes
+            if not self._closing:
+                self._room = self._settled + self.queue_events
+            self._room_bytes = self._settled_bytes + self.queue_bytes
             self._inflight -= record.bytes
             if dropped is None:
                 self._delivered += record.events
             elif dropped == "expired":
                 self._dropped_expired += record.events
-            elif dropped == "refused":
-                self._dropped_refused += record.events
             else:
-                self._dropped_closed += record.events
+                self._dropped_refused += record.events
         if self._waiters:
             with self._progress:
                 self._progress.notify_all()
@@ -572,9 +590,12 @@ class Emitter:
         with self._lock:
             self._stop = True
             self._records.clear()
-            self._dropped_closed += self._queued
-            self._queued = self._queued_bytes = self._inflight = 0
-            self._taken = self._accepted
+            self._dropped_left += self._accepted - self._settled
+            self._taken = self._settled = self._accepted
+            self._settled_bytes = self._accepted_bytes
+            self._inflight = 0
+        with self._progress:
+            self._progress.notify_all()
 
     def _warn(self, what: str, error: BaseException) -> None:
         """Say what is wrong, at most once a minute for each kind, and never what was being sent."""
@@ -586,8 +607,8 @@ class Emitter:
                 "%s (%s); %d events are waiting, %d were dropped so far",
                 what,
                 type(error).__name__,
-                self._queued,
-                self._dropped_total(),
+                self.queued,
+                self.dropped_total,
             )
 
 
@@ -605,7 +626,8 @@ class _Record:
         self.value = value
 
 
-_LINE_BYTES_MAX: Final = min(RECORD_BYTES_MAX, LIMITS.line_bytes)
+_LINE_BYTES: Final = min(RECORD_BYTES_MAX, LIMITS.line_bytes)
+_encode: Final = msgspec.json.Encoder().encode
 
 _FIXED_OPTIONS: Final = {
     "bootstrap_servers": "the first parameter",
