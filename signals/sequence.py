@@ -25,6 +25,8 @@ class SequenceRanges(Struct, frozen=True):
     emitter_id: list[str]
     first: list[int]
     last: list[int]
+    duplicates: dict[str, int]
+    """Events that the chunk had seen before, by emitter; only emitters that have some."""
 
 
 class SequenceTracker:
@@ -42,6 +44,7 @@ class SequenceTracker:
         self._index: dict[str, int] = {}
         self._low = np.empty(0, dtype=np.int64)
         self._high = np.empty(0, dtype=np.int64)
+        self._duplicates = np.zeros(0, dtype=np.int64)
         self.untracked = 0
 
     def see(
@@ -76,6 +79,9 @@ class SequenceTracker:
             place = np.searchsorted(self._low, ordered, side="right") - 1
             again |= (place >= 0) & (ordered <= self._high[np.maximum(place, 0)])
         duplicate[tracked[order[again]]] = True
+        counted = np.bincount(ordered[again] >> _SEQ_BITS, minlength=len(self._index))
+        counted[: len(self._duplicates)] += self._duplicates
+        self._duplicates = counted
         fresh = ordered[~again]
         if len(fresh):
             breaks = np.flatnonzero(np.diff(fresh) != 1)
@@ -90,6 +96,7 @@ class SequenceTracker:
             emitter_id=[names[i] for i in (self._low >> _SEQ_BITS).tolist()],
             first=(self._low & mask).tolist(),
             last=(self._high & mask).tolist(),
+            duplicates={name: int(n) for name, n in zip(names, self._duplicates.tolist(), strict=False) if n},
         )
 
     def _merge(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
