@@ -23,7 +23,8 @@ def command(
     """Read providers' usage objects as JSON lines, write them as inclusive counts.
 
     In, one object a line: {"provider": "...", "model": "..." (may be left out), "usage": {...}},
-    where "usage" is the object exactly as the provider sent it. Out, for each line in the same order:
+    where "usage" is the object exactly as the provider sent it. Its shape tells whose it is; the
+    provider's name helps where it does not. Out, for each line in the same order:
     the same object with "usage" replaced by inclusive counts (input_tokens, cache_read_tokens,
     output_tokens, ...), or with an "error" that says why it could not be counted.
     Other keys of a line pass through.
@@ -63,14 +64,14 @@ def _answer(line: bytes) -> dict[str, Any]:
     if not isinstance(call, dict):
         return {"error": "the line is JSON but no object; send one object a line"}
     provider, usage, model = call.get("provider"), call.get("usage"), call.get("model")
-    if not isinstance(provider, str):
-        return call | {"error": 'the line has no "provider", a string'}
+    if provider is not None and not isinstance(provider, str):
+        return call | {"error": '"provider" is no string'}
     if not isinstance(usage, dict):
         return call | {"error": 'the line has no "usage", an object'}
     if model is not None and not isinstance(model, str):
         return call | {"error": '"model" is no string'}
     try:
-        counted = read_usage(provider, usage, model)
+        counted = read_usage(provider or "", usage, model)
     except UsageError as error:
         return call | {"error": str(error)}
     call.pop("error", None)
