@@ -198,18 +198,23 @@ def _with(line: bytes, event: Event, **fields: object) -> bytes:
     return msgspec.json.encode(document)
 
 
+# What a token event must have, so that its count is what is refused, whatever event it is made from.
+_TOKEN: Final = {
+    "kind": "token",
+    "call_id": "broken",
+    "started_at_ms": 0,
+    "provider": "broken",
+    "model": "broken",
+}
+
 BREAKAGES: Final[dict[str, Callable[[bytes, Event], bytes]]] = {
     "truncated": lambda line, event: line[: len(line) * 2 // 3],
     "not_json": lambda line, event: b"call finished, see log",
     "missing_gateway": lambda line, event: _without(line, event, "gateway"),
     "missing_time": lambda line, event: _without(line, event, "at_ms"),
     "time_as_text": lambda line, event: _with(line, event, at_ms=str(event.at_ms)),
-    "negative_tokens": lambda line, event: _with(
-        line, event, kind="token", **_PARTS, output_tokens_so_far=-1
-    ),
-    "fractional_tokens": lambda line, event: _with(
-        line, event, kind="token", **_PARTS, output_tokens_so_far=0.5
-    ),
+    "negative_tokens": lambda line, event: _with(line, event, **_TOKEN, output_tokens_so_far=-1),
+    "fractional_tokens": lambda line, event: _with(line, event, **_TOKEN, output_tokens_so_far=0.5),
     "unknown_kind": lambda line, event: _with(line, event, kind="span"),
     "newer_version": lambda line, event: _with(line, event, v=2),
     # Latin-1 written where UTF-8 was promised.
@@ -218,8 +223,6 @@ BREAKAGES: Final[dict[str, Callable[[bytes, Event], bytes]]] = {
 }
 """From an event and its line to a line that the contract refuses, by what is wrong with it."""
 
-# What a token event must have, so that its count is what is refused, whatever event it is made from.
-_PARTS: Final = {"call_id": "broken", "started_at_ms": 0, "provider": "broken", "model": "broken"}
 _BREAKAGES: Final[Sequence[Callable[[bytes, Event], bytes]]] = tuple(BREAKAGES.values())
 
 

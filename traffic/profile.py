@@ -45,7 +45,7 @@ class Quantiles(NamedTuple):
         return self.values[PROBABILITIES.index(0.5)]
 
     def draw(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values for uniform numbers in [0, 1): the quantile function, log-linear between the table's points."""
+        """Values for uniform numbers in [0, 1): the quantile function, log-linear between points."""
         logs: NDArray[np.float64] = np.interp(uniform, _PROBABILITIES, np.log1p(self.values))
         return np.expm1(logs)
 

@@ -7,6 +7,7 @@ load that nobody asked for. Nothing is dropped: where the emitter would drop, th
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 from msgspec import Struct
 
 from gatewatch.events import EVENTS_TOPIC, Call, CallEvent, Event, Request, encode
-from traffic.trace import Timed
+from traffic.trace import Timed, TraceError
 
 if TYPE_CHECKING:
     from gatewatch.emitter import Emitter
@@ -68,6 +69,8 @@ class Summary(Struct, kw_only=True):
     """Whether everything was acknowledged before the sender closed."""
     late_max_s: float = 0.0
     """How far behind its time the latest item was sent; 0 for flat out."""
+    ended_by: str = ""
+    """Why a trace ended before its end; empty if it did not."""
     first_at_ms: int | None = None
     last_at_ms: int | None = None
     """The smallest and largest event time sent."""
@@ -163,6 +166,8 @@ class KafkaSender:
     _LOOK_EVERY: Final = 64
     # A record of raw lines stays under the broker's default limit of 1 MiB.
     _RAW_BYTES: Final = 900_000
+    # kafka-python 3 bounds its memory no longer.
+    _RAW_INFLIGHT_BYTES: Final = 8 << 20
 
     def __init__(
         self,
@@ -192,6 +197,9 @@ class KafkaSender:
         self._raw: list[bytes] = []
         self._raw_bytes = 0
         self._raw_dropped_total = 0
+        # Each written by one thread only: the caller's, the Kafka client's.
+        self._raw_handed_bytes = 0
+        self._raw_settled_bytes = 0
 
     @property
     def emitter_id(self) -> str:
@@ -212,20 +220,23 @@ class KafkaSender:
 
     def _wait_for_room(self) -> None:
         emitter = self._emitter
-
-        def is_full() -> bool:
-            return (
+        self._wait_while(
+            lambda: (
                 emitter.queued > emitter.queue_events // 2 or emitter.queued_bytes > emitter.queue_bytes // 2
-            )
+            ),
+            lambda: emitter.delivered_total,
+        )
 
-        if not is_full():
+    def _wait_while(self, full: Callable[[], bool], progress: Callable[[], int]) -> None:
+        """Wait for room, as long as there is progress."""
+        if not full():
             return
-        delivered = emitter.delivered_total
+        seen = progress()
         patience = time.monotonic() + self._stall_timeout_s
-        while is_full():
+        while full():
             time.sleep(0.002)
-            if emitter.delivered_total != delivered:
-                delivered = emitter.delivered_total
+            if progress() != seen:
+                seen = progress()
                 patience = time.monotonic() + self._stall_timeout_s
             elif time.monotonic() > patience:
                 raise StalledError(
@@ -249,25 +260,40 @@ class KafkaSender:
     def _flush_raw(self) -> None:
         if not self._raw:
             return
-        if self._producer is None:
-            from kafka import KafkaProducer
+        from kafka import KafkaProducer
+        from kafka.errors import KafkaError
 
-            self._producer = KafkaProducer(bootstrap_servers=self._bootstrap.split(","), linger_ms=5)
+        if self._producer is None:
+            try:
+                self._producer = KafkaProducer(bootstrap_servers=self._bootstrap.split(","), linger_ms=5)
+            except KafkaError:
+                raise StalledError(
+                    f"no broker answers at {self._bootstrap}; see whether it runs with `gatewatch doctor`"
+                ) from None
         lines = len(self._raw)
         value = b"\n".join(self._raw)
         self._raw.clear()
         self._raw_bytes = 0
+        self._wait_while(
+            lambda: self._raw_handed_bytes - self._raw_settled_bytes > self._RAW_INFLIGHT_BYTES,
+            lambda: self._raw_settled_bytes,
+        )
+
+        def arrived(_metadata: object) -> None:
+            self._raw_settled_bytes += len(value)
 
         def refused(_error: BaseException) -> None:
+            self._raw_settled_bytes += len(value)
             self._raw_dropped_total += lines
-
-        from kafka.errors import KafkaError
 
         try:
-            self._producer.send(self._topic, value).add_errback(refused)
+            future = self._producer.send(self._topic, value)
         except KafkaError:
-            # Larger than the client sends, or no metadata in its own time: counted, as the rest.
+            # Larger than a record may be, or no metadata in the client's own time.
             self._raw_dropped_total += lines
+        else:
+            self._raw_handed_bytes += len(value)
+            future.add_callback(arrived).add_errback(refused)
 
     def close(self, timeout_s: float) -> bool:
         """Wait until everything is acknowledged, at most ``timeout_s``."""
@@ -289,7 +315,7 @@ class KafkaSender:
 class _Clockwork:
     """Gives events new times, so that the parts of a call agree on when it started."""
 
-    # Calls in flight whose start a flat-out replay remembers; a call with more between its parts starts twice.
+    # So many calls' starts a flat-out replay remembers; a call with more between its parts starts twice.
     _CALLS_MOST: Final = 200_000
 
     def __init__(self, pace: Pace, first_s: float, now_s: float) -> None:
@@ -413,8 +439,12 @@ def replay(
     except KeyboardInterrupt:
         # How a run for ever ends.
         pass
-    except BaseException:
-        sender.close(0.0)
+    except TraceError as error:
+        summary.ended_by = str(error)
+    except BaseException as error:
+        # What was taken is still delivered, unless nothing is taken any more.
+        with contextlib.suppress(OSError):
+            sender.close(0.0 if isinstance(error, StalledError) else close_timeout_s)
         raise
     summary.delivered = sender.close(close_timeout_s)
     summary.dropped = sender.dropped_total

@@ -33,6 +33,9 @@ __all__ = ["Traffic", "TrafficError"]
 _Floats = NDArray[np.float64]
 _DAY_S: Final = 86_400.0
 
+# The kinds of which each call has one.
+_CALL_STARTS: Final = (Call, Request)
+
 # Outcomes beside the index of a failure.
 _OK: Final = -1
 _DISCONNECT: Final = -2
@@ -64,7 +67,7 @@ class _Rhythm:
             rate = np.ones(steps + 1)
         steps_load = (rate[1:] + rate[:-1]) / 2 * (_DAY_S / steps)
         loads = np.concatenate(([0.0], np.cumsum(steps_load)))
-        # Interpolating between the middles of hours keeps the day's sum to within a thousandth; now it is exact.
+        # Interpolation between the middles of hours changes the day's sum a little; now it is exact.
         self._loads: _Floats = loads * (_DAY_S / loads[-1])
 
     def load(self, time_s: float) -> float:
@@ -129,7 +132,7 @@ class Traffic:
     Attributes
     ----------
     calls_total, broken_total
-        Counted while iterating: calls that started, lines that were broken on purpose.
+        Counted while iterating: calls told of, by a request or a call event; lines broken on purpose.
 
     Raises
     ------
@@ -227,6 +230,7 @@ class Traffic:
     # --- Blocks of calls ---------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[Timed]:
+        self.calls_total = self.broken_total = 0
         broken = [incident for incident in self._incidents if isinstance(incident, BrokenTelemetry)]
         items = self._timed()
         return self._breaking(items, broken) if broken else (Timed(ms / 1000, event) for ms, event in items)
@@ -289,11 +293,15 @@ class Traffic:
                 if at_ms >= frontier_ms:
                     break
                 ready += 1
+                if isinstance(event, _CALL_STARTS):
+                    self.calls_total += 1
                 yield at_ms, event
             del pending[:ready]
             if until_s * 1000 >= end_ms:
                 if self._drain:
-                    yield from pending
+                    for at_ms, event in pending:
+                        self.calls_total += isinstance(event, _CALL_STARTS)
+                        yield at_ms, event
                 return
             load, began_s = next_load, until_s
 
@@ -332,7 +340,7 @@ class Traffic:
         route = np.searchsorted(self._route_bounds[:-1], uniform(), side="right")
         of = _ROUTE_COLUMNS
         u_input, u_output, u_ttft, u_tpot = uniform(), uniform(), uniform(), uniform()
-        # With the rank of the prompt's length or with one of its own: the distribution is the same either way.
+        # With the rank of the prompt's length or one of its own: the distribution is the same either way.
         u_ttft = np.where(uniform() < ASSUMED.ttft_by_length_share, u_input, u_ttft)
         input_tokens, output_tokens = np.zeros(count), np.zeros(count)
         ttft_ms, tpot_ms = np.zeros(count), np.zeros(count)
@@ -495,7 +503,6 @@ class Traffic:
         ) in zip(*columns.values(), strict=True):
             if started_ms >= end_ms:
                 return
-            self.calls_total += 1
             place = _PLACES[route]
             route_facts = ROUTES[route]
             tenant = self._tenants[tenant_index]

@@ -20,11 +20,11 @@ import hashlib
 import heapq
 import operator
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -32,7 +32,7 @@ from msgspec import Struct
 from gatewatch.events import Call, Event, Feedback, Reject, decode_line
 from gatewatch.usage import UsageError, read_usage
 
-__all__ = ["FORMATS", "Skip", "Timed", "Trace", "TraceFormat", "UnknownFormatError"]
+__all__ = ["FORMATS", "Skip", "Timed", "Trace", "TraceError", "TraceFormat", "UnknownFormatError"]
 
 TENANTS: Final = 20
 """How many tenants the calls of a trace without tenants are spread over."""
@@ -64,6 +64,10 @@ class UnknownFormatError(ValueError):
     """There is no reader of that name."""
 
 
+class TraceError(RuntimeError):
+    """A file cannot be read to its end; the message says which and why."""
+
+
 class _BadLineError(ValueError):
     """A line cannot be read; its text is the reason."""
 
@@ -78,7 +82,14 @@ class _Context(NamedTuple):
     raw: bool
 
 
-_Reader: TypeAlias = Callable[[bytes, int, _Context], Timed | None]
+class _Untimed(NamedTuple):
+    """A line whose time cannot be known."""
+
+    offset_s: None
+    payload: bytes
+
+
+_Reader: TypeAlias = Callable[[bytes, int, _Context], Timed | _Untimed | None]
 
 
 class TraceFormat(NamedTuple):
@@ -544,19 +555,19 @@ def _tensorzero(line: bytes, number: int, context: _Context) -> Timed:
     if bytes(keys.raw_response):
         return _cached_response(line, number, context)
     raise _BadLineError(
-        "not a row of chat_inference (function_name), feedback (target_id) or model_inference_cache (raw_response)"
+        "not a row of chat_inference (function_name), feedback (target_id) "
+        "or model_inference_cache (raw_response)"
     )
 
 
 # --- Our own NDJSON --------------------------------------------------------------------------------
 
 
-def _ndjson(line: bytes, number: int, context: _Context) -> Timed:
+def _ndjson(line: bytes, number: int, context: _Context) -> Timed | _Untimed:
     event = decode_line(line)
     if isinstance(event, Reject):
         if context.raw:
-            # When it is due is not to be known: with its neighbour before it.
-            return Timed(float("-inf"), line)
+            return _Untimed(None, line)
         raise _BadLineError(f"{event.reason}: {event.detail}")
     offset_s = event.at_ms / 1000
     if context.raw:
@@ -614,8 +625,8 @@ class Trace:
     ------
     UnknownFormatError
         There is no such format, or ``raw`` was asked of another than ``ndjson``.
-    OSError
-        While iterating: a file cannot be read, or is damaged (:class:`gzip.BadGzipFile`, ``EOFError``).
+    TraceError
+        While iterating: a file cannot be read, or is damaged.
     """
 
     def __init__(
@@ -657,29 +668,28 @@ class Trace:
         context = _Context(self._run, self._gateway, self._texts, stem[:64], self._raw)
         read = self._format.reader
         last_s = 0.0
-        with _opened(path) as lines:
-            for number, ended in enumerate(lines, start=1):
-                line = ended.rstrip(b"\r\n") if not self._raw else ended.removesuffix(b"\n")
-                if not line.strip():
+        for number, ended in enumerate(_lines(path), start=1):
+            line = ended.removesuffix(b"\n") if self._raw else ended.rstrip(b"\r\n")
+            if not line.strip():
+                continue
+            try:
+                item = read(line, number, context)
+            except _BadLineError as error:
+                self._skip(path, number, str(error))
+            except UnicodeDecodeError:
+                self._skip(path, number, "not UTF-8")
+            except RecursionError:
+                self._skip(path, number, "nests too deep")
+            except msgspec.DecodeError as error:
+                # Of msgspec's messages only those about enumerations quote the input; no row has any.
+                self._skip(path, number, str(error))
+            else:
+                if item is None:
                     continue
-                try:
-                    item = read(line, number, context)
-                except _BadLineError as error:
-                    self._skip(path, number, str(error))
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                    # Of msgspec's messages only unknown enumeration values quote the input, and no row has any.
-                    reason = (
-                        "not UTF-8"
-                        if isinstance(error, UnicodeDecodeError)
-                        else str(error) or "nests too deep"
-                    )
-                    self._skip(path, number, reason)
-                else:
-                    if item is None:
-                        continue
-                    self.lines_total += 1
-                    last_s = item.offset_s if item.offset_s > float("-inf") else last_s
-                    yield item if item.offset_s == last_s else item._replace(offset_s=last_s)
+                self.lines_total += 1
+                # A raw line that is no event has no time: it goes with its neighbour before it.
+                last_s = last_s if item.offset_s is None else item.offset_s
+                yield Timed(last_s, item.payload)
 
     def _skip(self, path: str, line: int, reason: str) -> None:
         self.lines_total += 1
@@ -688,17 +698,21 @@ class Trace:
             self._on_skip(Skip(path, line, reason))
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
-    """A file's bytes, decompressed if it is gzip; ``-`` is standard input."""
-    if path == "-":
-        yield sys.stdin.buffer
-        return
-    with Path(path).open("rb") as file:
-        if file.read(2) == b"\x1f\x8b":
+def _lines(path: str) -> Iterator[bytes]:
+    """A file's lines with their ends, decompressed if it is gzip; ``-`` is standard input."""
+    try:
+        if path == "-":
+            yield from sys.stdin.buffer
+            return
+        with Path(path).open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
             file.seek(0)
-            with gzip.open(file, "rb") as unpacked:
-                yield cast(BinaryIO, unpacked)
-        else:
-            file.seek(0)
-            yield file
+            if packed:
+                with gzip.open(file, "rb") as unpacked:
+                    yield from unpacked
+            else:
+                yield from file
+    except (OSError, EOFError, zlib.error) as error:
+        # A gzip file that ends too early, or is damaged, says so in three ways.
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TraceError(f"{path} cannot be read further: {why}") from error

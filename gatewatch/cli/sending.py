@@ -26,6 +26,12 @@ def wrong_usage(command: str, message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+def check_speed(command: str, speed: float) -> None:
+    """End with 2 unless the speed is above zero."""
+    if not 0 < speed < float("inf"):
+        wrong_usage(command, f"--speed must be above zero, got {speed:g}")
+
+
 def start_ms(command: str, text: str, now_ms: int) -> int | None:
     """When the first event happens, in milliseconds since 1970; ``None`` for now.
 
@@ -72,8 +78,7 @@ def run(
     """
     from traffic.replay import StalledError, replay
 
-    if not 0 < pace.speed < float("inf"):
-        wrong_usage(command, f"--speed must be above zero, got {pace.speed:g}")
+    check_speed(command, pace.speed)
     if json_summary and output == "-":
         wrong_usage(
             command, "--json and --output - both write on standard output; write the events to a file"
@@ -107,12 +112,15 @@ def run(
     print(f"{chr(13) + chr(27) + '[K' if on_terminal else ''}{_line(summary)}, to {where}", file=sys.stderr)
     if json_summary:
         print(msgspec.json.encode(msgspec.to_builtins(summary) | added).decode(), flush=True)
+    if summary.ended_by:
+        print(f"gatewatch {command}: {summary.ended_by}; what came before it was sent", file=sys.stderr)
     if summary.dropped or not summary.delivered:
         print(
             f"gatewatch {command}: not everything was acknowledged by {where} ({summary.dropped} given up); "
             "see whether it runs with `gatewatch doctor`",
             file=sys.stderr,
         )
+    if summary.ended_by or summary.dropped or not summary.delivered:
         raise typer.Exit(1)
     return summary
 

@@ -47,8 +47,9 @@ def command(
         list[str] | None,
         typer.Option(
             metavar="INCIDENT",
-            help="latency:at=30s,duration=20s,provider=openai,factor=5; outage:provider=...,error=...,share=...; "
-            "flood:tenant=...,factor=10; broken-telemetry:share=0.2. May be given several times.",
+            help="latency:at=30s,duration=20s,provider=openai,factor=5; "
+            "outage:provider=...,error=...,share=...; flood:tenant=...,factor=10; "
+            "broken-telemetry:share=0.2. May be given several times.",
         ),
     ] = None,
     drain: Annotated[
@@ -71,7 +72,8 @@ def command(
 ) -> None:
     """Send synthetic traffic to Kafka: several tenants, models and gateways, drawn from real traces.
 
-    Example: gatewatch traffic --rate 200 --duration 60s --inject latency:at=30s,duration=20s,provider=openai,factor=5
+    Example: gatewatch traffic --rate 200 --duration 60s
+    --inject latency:at=30s,duration=20s,provider=openai,factor=5
     """
     from traffic.incident import IncidentError, parse_incident, seconds
     from traffic.replay import Pace
@@ -85,6 +87,7 @@ def command(
         )
     if len(environment) > 256:
         sending.wrong_usage("traffic", "--environment must have at most 256 characters")
+    sending.check_speed("traffic", speed)
     try:
         duration_s = None if forever else seconds(duration)
     except ValueError as error:
@@ -95,7 +98,7 @@ def command(
         start_ms = sending.now_ms()
         if flat_out and duration_s is not None:
             # Event times of a rush into the future would be refused by the workers.
-            start_ms = max(0, start_ms - round(duration_s * 1000))
+            start_ms = max(0, start_ms - round(duration_s / speed * 1000))
     try:
         incidents = [parse_incident(text) for text in inject or []]
         traffic = Traffic(
@@ -132,7 +135,7 @@ def command(
             flat_out=flat_out or dry_run,
             start_ms=start_ms,
             # At its own speed the traffic's own times are the right ones.
-            keep_time=speed == 1 or flat_out,
+            keep_time=speed == 1,
         ),
         output=output,
         dry_run=dry_run,
