@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ _ROOTS: Final = (
 )
 _LOCK: Final = Path(__file__).with_name("broker.lock")
 _DOWNLOADS: Final = 4
+_SCRATCH: Final = ".download-"
 _TIMEOUT_S: Final = 60
 
 
@@ -102,6 +104,8 @@ def jars(cache: Path | None = None) -> list[Path]:
         with lock:
             # Two starts at the same time: the second waits and finds the jars.
             fcntl.flock(lock, fcntl.LOCK_EX)
+            for abandoned in home.glob(f"{_SCRATCH}*"):
+                shutil.rmtree(abandoned, ignore_errors=True)
             _download(missing(cache), home)
     return [home / jar.file for jar in locked()]
 
@@ -110,7 +114,7 @@ def _download(wanted: list[Jar], home: Path) -> None:
     if not wanted:
         return
     with (
-        tempfile.TemporaryDirectory(prefix=".download-", dir=home) as scratch,
+        tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=home) as scratch,
         _progress(len(wanted)) as tick,
     ):
         context = _context(Path(scratch))
@@ -141,7 +145,10 @@ def _download(wanted: list[Jar], home: Path) -> None:
 
 
 def _context(repository: Path) -> Any:
-    from jgo.maven import MavenContext, PythonResolver
+    try:
+        from jgo.maven import MavenContext, PythonResolver
+    except ModuleNotFoundError as error:
+        raise ArtifactError("the broker's jars are fetched with jgo: pip install -e '.[embedded]'") from error
 
     return MavenContext(repo_cache=repository, resolver=PythonResolver(), timeout=_TIMEOUT_S)
 

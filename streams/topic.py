@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -115,9 +117,7 @@ def inspect_topics(
             found: dict[str, list[str]] = {}
             for name, partitions in topics.items():
                 if name not in existing:
-                    found[name] = [
-                        f"{name} does not exist; make it with `gatewatch migrate` or `gatewatch up`"
-                    ]
+                    found[name] = [f"{name} does not exist; make it with `python -m streams.topic`"]
                     continue
                 found[name] = _wrong(admin, [name])
                 if name == PROGRESS_TOPIC and existing[name] != partitions:
@@ -194,3 +194,31 @@ def describe_error(error: BaseException) -> str:
     text = str(error).splitlines()[0] if str(error) else ""
     name = type(error).__name__
     return f"{name} ({text[:200]})" if text and text != name else name
+
+
+def main() -> None:
+    """Make the pipeline's topics on the Kafka that GATEWATCH_KAFKA names; for deployments."""
+    from streams.setting import SettingError, Settings
+
+    parser = argparse.ArgumentParser(
+        prog="python -m streams.topic", description="Make the pipeline's topics."
+    )
+    parser.add_argument("--partitions", type=int, default=4, help="of the events topic (default: 4)")
+    parser.add_argument("--replication-factor", type=int, default=-1, help="default: the broker's")
+    options = parser.parse_args()
+    try:
+        settings = Settings.from_environment()
+        topics = pipeline_topics(options.partitions, settings.events_topic)
+        create_topics(settings.kafka, topics, replication_factor=options.replication_factor)
+    except SettingError as error:
+        print(f"gatewatch: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TopicError as error:
+        print(f"gatewatch: {error}", file=sys.stderr)
+        sys.exit(1)
+    for name, partitions in topics.items():
+        print(f"{name} is there (made with {partitions} partitions where it was not)")
+
+
+if __name__ == "__main__":
+    main()
