@@ -108,6 +108,7 @@ def _word(text: str) -> str:
 
 def _url(text: str) -> str:
     parts = urlsplit(text.strip())
+    _ = parts.port  # raises where it is no number
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be http://HOST:PORT or https://HOST:PORT")
     if parts.username or parts.password:
@@ -313,7 +314,8 @@ def _complaint(variable: str, kind: Kind[Any], text: str, error: ValueError) -> 
     # int() and float() quote the text in words that say nothing to who set it.
     if reason.startswith(("invalid literal", "could not convert")):
         reason = f"must be {'an' if kind.name[0] in 'aeiou' else 'a'} {kind.name}"
-    shown = "" if kind is SECRET else f"={text[:80]!r}"
+    # What stands before an @ may be a password in the wrong place.
+    shown = "" if kind is SECRET or "@" in text else f"={text[:80]!r}"
     return f"{variable}{shown} {reason}"
 
 
