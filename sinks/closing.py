@@ -6,17 +6,19 @@ times that (``docs/delivery.md``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
+from sinks.clickhouse import Sink
 from sinks.schema import STORE
 from sinks.view import SHARDS, dimension_columns
 
-__all__ = ["CLOSE_WINDOWS", "SAVE_CHECKPOINT"]
+__all__ = ["checkpoints", "close_windows", "save_checkpoint"]
 
 # The version of a window's rows grows with every record that counts in it, whoever computes it: a
 # stale owner of the shard cannot replace what a later one has seen. Series that are there and no
 # longer in the chunks (a deploy changed what a chunk yields) are set to zero.
-CLOSE_WINDOWS: Final = f"""\
+_CLOSE: Final = f"""\
 INSERT INTO {STORE}.measures
 WITH
     toDateTime({{from_s:UInt32}}, 'UTC') AS from_window,
@@ -64,6 +66,21 @@ FROM
 ) AS rows
 INNER JOIN versions ON versions.w = rows.window"""
 
-SAVE_CHECKPOINT: Final = f"""\
-INSERT INTO {STORE}.checkpoints
-SELECT arrayJoin({{shards:Array(UInt8)}}), toDateTime({{until_s:UInt32}}, 'UTC')"""
+
+def close_windows(sink: Sink, from_s: int, until_s: int, shards: Sequence[int]) -> None:
+    """Merge windows that start in [from_s, until_s) into ``measures``; safe to repeat at any time."""
+    sink.command(_CLOSE, {"from_s": from_s, "until_s": until_s, "shards": list(shards)})
+
+
+def save_checkpoint(sink: Sink, until_s: int, shards: Sequence[int]) -> None:
+    """Say that the windows of these shards are closed up to ``until_s``: readers then use ``measures``."""
+    sink.command(
+        f"INSERT INTO {STORE}.checkpoints SELECT arrayJoin({{shards:Array(UInt8)}}), toDateTime({{until_s:UInt32}}, 'UTC')",
+        {"until_s": until_s, "shards": list(shards)},
+    )
+
+
+def checkpoints(sink: Sink) -> dict[int, int]:
+    """Up to when, in seconds, each shard has closed its windows."""
+    rows = sink.rows(f"SELECT shard, toUnixTimestamp(closed_until) FROM {STORE}.checkpoints FINAL")
+    return {int(shard): int(until) for shard, until in rows}

@@ -102,9 +102,9 @@ class Session:
     ) -> Iterator[memoryview]:
         """Run a SELECT and yield its result block by block, each a whole document of the format.
 
-        Always yields at least once: the last, empty block carries what a result without rows has
-        (the schema of an Arrow stream, for example). Closing the generator early leaves the query
-        to `Embedded.cancel`.
+        A result without rows yields what the format has for none (the schema of an Arrow stream,
+        for example). A block is valid until the next one is asked for. After closing the generator
+        early, `Embedded.cancel` ends the query.
         """
         try:
             running = self._connection.send_query(sql, output_format, params=dict(parameters or {}))
@@ -112,8 +112,10 @@ class Session:
             while True:
                 block = self._connection.streaming_fetch_result(running)
                 ended = block is None or block.rows_read() == 0
-                if not ended or first:
-                    yield _view(block)
+                if block is not None and (first or not ended):
+                    # The wrapper owns the bytes: it stays referenced while the caller reads them.
+                    wrapper = block.get_memview()
+                    yield memoryview(wrapper.view())
                 if ended:
                     return
                 first = False
@@ -234,10 +236,6 @@ def _name(setting: str) -> str:
     if not _SETTING_NAME.fullmatch(setting):
         raise EngineError(115, "UNKNOWN_SETTING", f"{setting[:60]!r} is not the name of a setting")
     return setting
-
-
-def _view(block: Any) -> memoryview:
-    return memoryview(b"") if block is None else memoryview(block.get_memview().view())
 
 
 def _lock(path: Path, engine: Path) -> int:

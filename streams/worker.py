@@ -1,0 +1,526 @@
+"""The worker: a Faust application around lanes, a writer and closers.
+
+Faust moves records and commits offsets; everything that is computed is computed in ``signals``. Its
+traps (``docs/decisions``) set the shape: raw topics, ``noack().events()``, acknowledgement in order,
+``stream_wait_empty`` off, no tables, no ``take()``, no web server, and an unexpected error ends the
+process, because a Faust agent that is restarted goes on behind the records that it lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import faust
+import pyarrow as pa
+from aiokafka import TopicPartition
+from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
+from faust.types import TP
+
+from signals.chunk import WINDOW_S
+from signals.lane import Lane, LaneRows, Rules
+from sinks.clickhouse import Sink, SinkError
+from sinks.closing import checkpoints, close_windows, save_checkpoint
+from sinks.schema import STORE
+from streams.health import Health
+from streams.partition import Partition
+from streams.progress import Closing, Progress, ShardProgress, decode_progress, encode_progress
+from streams.setting import Settings
+from streams.source import SourceError, TopicIdentity, identify, register
+from streams.topic import PROGRESS_PARTITIONS, PROGRESS_TOPIC, TopicError
+from streams.writer import Writer, insert
+
+__all__ = ["Worker", "WorkerError", "run"]
+
+log = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.05
+_PROGRESS_EVERY_S: Final = 10.0
+_SAMPLE_EVERY_S: Final = 5.0
+_IDENTIFY_EVERY_S: Final = 30.0
+_DRAIN_S: Final = 20.0
+_CLOCK_MARGIN_MS: Final = 1000
+"""Between this machine's clock and the broker's, when a lane says that it stands at its log's end."""
+_JUDGED_LINES: Final = 2000
+_MOST_REJECTS: Final = 0.95
+"""If of the last 2,000 lines 95 % are no events, something else is wrong than a few lines."""
+
+
+class WorkerError(RuntimeError):
+    """The worker cannot go on; the message says why and what to do."""
+
+
+class _SeekingConsumer(FaustConsumer):
+    """Faust's consumer, which lets the worker choose where partitions start."""
+
+    worker: Worker
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()
+        await self.worker.on_assigned(self)
+
+
+class Worker:
+    """Everything of one worker process.
+
+    Parameters
+    ----------
+    settings
+        From the environment.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.rules = Rules(
+            chunk_records=settings.chunk_records,
+            grace_ms=int(settings.grace_s * 1000),
+            max_age_ms=int(settings.max_event_age_days * 86_400_000),
+            max_skew_ms=int(settings.max_clock_skew_s * 1000),
+            series_limit=settings.series_limit,
+        )
+        self.partitions: dict[int, Partition] = {}
+        self.shards: dict[int, ShardProgress] = {}
+        self.identity: TopicIdentity | None = None
+        self.headless_chunks_total = 0
+        self.events_total = 0
+        self.rejects_total = 0
+        self.windows_closed_total = 0
+        self._heard: list[tuple[int, Any]] = []
+        self._fed_bytes = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._failure: asyncio.Future[None] | None = None
+        self._published: dict[int, tuple[float, int]] = {}
+        self._judged: list[tuple[int, int]] = []
+        self.writer = Writer(
+            lambda: Sink(
+                settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password.reveal()
+            )
+        )
+        self.health = Health(self)
+        self.app = self._make_app()
+
+    def _make_app(self) -> faust.App:
+        settings = self.settings
+        app = faust.App(
+            settings.consumer_group,
+            broker=[f"kafka://{server}" for server in settings.kafka.split(",")],
+            datadir=str(Path(settings.data_dir) / "faust"),
+            store="memory://",
+            web_enabled=False,
+            topic_disable_leader=True,
+            stream_wait_empty=False,  # a partial chunk is never acknowledged: a rebalance would hang
+            stream_buffer_maxsize=256,  # records, and a record can hold 500 events
+            table_standby_replicas=0,
+            processing_guarantee="at_least_once",
+            consumer_auto_offset_reset="earliest",
+            broker_commit_interval=1.0,
+            broker_max_poll_records=500,
+            broker_session_timeout=30.0,
+            broker_heartbeat_interval=3.0,
+            broker_request_timeout=60.0,
+            consumer_metadata_max_age_ms=30_000,  # how soon added partitions are noticed
+            stream_recovery_delay=0.0,
+        )
+        transport: Any = app.transport
+        transport.Consumer = type("Consumer", (_SeekingConsumer,), {"worker": self})
+        events = app.topic(
+            settings.events_topic, value_type=bytes, value_serializer="raw", key_serializer="raw"
+        )
+        progress = app.topic(PROGRESS_TOPIC, value_type=bytes, value_serializer="raw", key_serializer="raw")
+        app.agent(events, name="lanes", concurrency=1)(self._feed)
+        app.agent(progress, name="closers", concurrency=1)(self._hear)
+        app.on_partitions_revoked.connect(self._on_revoked)
+        return app
+
+    # -- where partitions start ----------------------------------------------------------------
+
+    async def on_assigned(self, consumer: Any) -> None:
+        """Begin anew with the partitions that are assigned now; called before records flow."""
+        try:
+            await self._begin(consumer)
+        except (SourceError, TopicError) as error:
+            self._fail(WorkerError(str(error)))
+        except Exception as error:  # Faust would go on without having sought
+            self._fail(error)
+
+    async def _begin(self, consumer: Any) -> None:
+        self._forget()
+        assigned = consumer.assignment()
+        topic = self.settings.events_topic
+        numbers = sorted(tp.partition for tp in assigned if tp.topic == topic)
+        shards = sorted(tp.partition for tp in assigned if tp.topic == PROGRESS_TOPIC)
+        self.identity = await asyncio.to_thread(identify, self.settings.kafka, topic)
+        known = await self.writer.persistently(
+            lambda sink: register(sink, self._identity, numbers, self.rules.chunk_records)
+        )
+        tps = [TP(topic, number) for number in numbers]
+        if tps:
+            earliest = await consumer.earliest_offsets(*tps)
+            ends = await consumer.highwaters(*tps)
+            for tp in tps:
+                await self._start(consumer, tp, known[tp.partition], earliest[tp], ends[tp])
+        closed = await self.writer.persistently(checkpoints)
+        self.shards = {shard: ShardProgress(self.rules.grace_ms, closed.get(shard, 0)) for shard in shards}
+        log.info("reading %s partitions of %s, closing windows of %s shards", len(tps), topic, len(shards))
+
+    async def _start(self, consumer: Any, tp: TP, known: bool, earliest: int, end: int) -> None:
+        """Seek to the start of a chunk."""
+        committed = consumer._committed_offset.get(tp) if known else None
+        if committed is not None and committed > end:
+            raise WorkerError(
+                f"partition {tp.partition} of {tp.topic} ends at offset {end}, but this group has committed "
+                f"{committed}: the broker has lost records that were stored. Compare the delivery view with "
+                "the topic, then reset the group's offsets to the log's end"
+            )
+        wanted = earliest if committed is None else committed - committed % self.rules.chunk_records
+        start = max(wanted, earliest)
+        lane = Lane(self._identity.source(tp.partition), start, self.rules)
+        if lane.headless:
+            self.headless_chunks_total += 1
+            log.error(
+                "partition %s: records before offset %s can no longer be read, so the aggregates of the "
+                "chunk from %s stay as they are; its calls and dead letters are stored",
+                tp.partition,
+                start,
+                start - start % self.rules.chunk_records,
+            )
+        await consumer.seek(tp, start)
+        consumer._committed_offset[tp] = start or None
+        self.partitions[tp.partition] = Partition(tp.partition, lane, self._acknowledge)
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        for partition in self.partitions.values():
+            partition.live = False
+        self.partitions = {}
+        self.shards = {}
+        self._heard.clear()
+        self._published.clear()
+        self._fed_bytes = 0
+        self._room.set()
+
+    @property
+    def _identity(self) -> TopicIdentity:
+        assert self.identity is not None
+        return self.identity
+
+    def _acknowledge(self, message: Any) -> None:
+        message.ack(self.app.consumer)
+
+    # -- stage 1: lanes ------------------------------------------------------------------------
+
+    async def _feed(self, stream: Any) -> None:
+        """The agent of the events topic."""
+        try:
+            async for event in stream.noack().events():
+                message = event.message
+                partition = self.partitions.get(message.partition)
+                if partition is None or message.offset <= partition.lane.through:
+                    continue  # delivered before a rebalance that has moved the start
+                value = message.value
+                partition.feed(message.offset, int(message.timestamp * 1000 + 0.5), value, message)
+                # Or the bytes of a whole unacknowledged chunk would stay in memory.
+                message.value = event.value = None
+                if value is not None:
+                    self._fed_bytes += len(value)
+                    if self._fed_bytes > self.settings.pending_bytes // 2:
+                        self._wake.set()
+                    if self._fed_bytes > self.settings.pending_bytes:
+                        self._room.clear()
+                        await self._room.wait()
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    async def _flush_for_ever(self) -> None:
+        last = 0.0
+        while not self._stopping:
+            wait_s = self.settings.flush_interval_s - (time.monotonic() - last)
+            if wait_s > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), wait_s)
+            self._wake.clear()
+            last = time.monotonic()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Store everything that was fed, say how far that is, then acknowledge whole chunks."""
+        flushed: list[tuple[Partition, LaneRows]] = []
+        for partition in self.partitions.values():
+            rows = partition.lane.flush()
+            if rows is not None:
+                flushed.append((partition, rows))
+        self._fed_bytes = 0
+        self._room.set()
+        if flushed:
+            self._judge([rows for _, rows in flushed])
+            await self.writer.write([rows for _, rows in flushed])
+        for partition, rows in flushed:
+            self.events_total += rows.events
+            self.rejects_total += rows.rejected
+            # Before the acknowledgement: late windows must be named again if this process dies here.
+            await self._publish(partition, rows)
+            partition.stored(rows)
+        for partition in list(self.partitions.values()):
+            await self._publish(partition, None)
+
+    def _judge(self, flushed: list[LaneRows]) -> None:
+        """Stop rather than drain a topic that holds something else than events into the dead letters."""
+        self._judged.append((sum(rows.events for rows in flushed), sum(rows.rejected for rows in flushed)))
+        while len(self._judged) > 1 and sum(map(sum, self._judged[1:])) >= _JUDGED_LINES:
+            self._judged.pop(0)
+        events = sum(events for events, _ in self._judged)
+        rejects = sum(rejects for _, rejects in self._judged)
+        if events + rejects >= _JUDGED_LINES and rejects >= _MOST_REJECTS * (events + rejects):
+            reasons = {letter.reason for rows in flushed for letter in rows.dead_letters}
+            raise WorkerError(
+                f"{rejects} of the last {events + rejects} lines of {self.settings.events_topic} are no "
+                f"events ({', '.join(sorted(reasons))}): stopped, and what was just read is not "
+                "acknowledged. Look at what is sent (gatewatch dead-letters list), or skip it by moving the "
+                "consumer group's offsets"
+            )
+
+    async def _publish(self, partition: Partition, rows: LaneRows | None) -> None:
+        """Tell the closers how far a partition has come, when that can matter to them."""
+        if not partition.live:
+            return
+        reached = max(partition.reached_ms, rows.reached_ms if rows else self._idle_until_ms(partition))
+        if not reached:
+            return
+        partition.reached_ms = reached
+        reopened = rows.reopened if rows else []
+        now = time.monotonic()
+        window = reached // 1000 // 10
+        before = self._published.get(partition.number)
+        if (
+            before is not None
+            and not reopened
+            and now - before[0] < _PROGRESS_EVERY_S
+            and window == before[1]
+        ):
+            return
+        self._published[partition.number] = (now, window)
+        value = encode_progress(
+            Progress(
+                topic=self.settings.events_topic,
+                incarnation=self._identity.incarnation,
+                partition=partition.number,
+                partitions=self._identity.partitions,
+                flushed_offset=rows.through if rows else partition.flushed_offset,
+                reached_ms=reached,
+                reopened=reopened,
+            )
+        )
+        sent = [
+            await self.app.producer.send(PROGRESS_TOPIC, None, value, shard, None, None)
+            for shard in range(PROGRESS_PARTITIONS)
+        ]
+        if reopened:
+            await asyncio.gather(*sent)
+
+    def _idle_until_ms(self, partition: Partition) -> int:
+        """Up to when a lane at its log's end knows that nothing was appended; 0 when it does not know."""
+        log_end = self.log_end(partition.number)
+        if log_end is None or partition.flushed_offset + 1 < log_end[0]:
+            return 0
+        return log_end[1] - _CLOCK_MARGIN_MS
+
+    def log_end(self, number: int) -> tuple[int, int] | None:
+        """The log's end as of the last fetch, and when that was (ms); None before the first one."""
+        thread = getattr(self.app.consumer, "_thread", None)
+        consumer = getattr(thread, "_consumer", None)
+        if consumer is None:
+            return None
+        tp = TopicPartition(self.settings.events_topic, number)
+        try:
+            end, polled_ms = consumer.highwater(tp), consumer.last_poll_timestamp(tp)
+        except (AssertionError, AttributeError, KeyError):
+            return None  # between two assignments
+        return None if end is None or polled_ms is None else (int(end), int(polled_ms))
+
+    # -- stage 2: closers ----------------------------------------------------------------------
+
+    async def _hear(self, stream: Any) -> None:
+        """The agent of the progress topic."""
+        try:
+            async for event in stream.noack().events():
+                message = event.message
+                shard = self.shards.get(message.partition)
+                if shard is None:
+                    continue
+                progress = decode_progress(message.value or b"")
+                if progress is not None and progress.topic == self.settings.events_topic:
+                    shard.hear(progress)
+                self._heard.append((message.partition, message))
+        except Exception as error:
+            self._fail(error)
+            raise
+
+    async def _close_for_ever(self) -> None:
+        while not self._stopping:
+            await asyncio.sleep(1.0)
+            await self.close_windows()
+
+    async def close_windows(self) -> None:
+        """Merge windows that are complete, and those that got late events, into ``measures``."""
+        heard, self._heard = self._heard, []
+        shards = self.shards
+        together: dict[Closing, list[int]] = {}
+        for number, shard in shards.items():
+            closing = shard.take()
+            if closing is not None:
+                together.setdefault(closing, []).append(number)
+        for closing, numbers in together.items():
+            try:
+                await self.writer.once(partial(_close, closing, numbers))
+            except SinkError as error:
+                log.warning("windows cannot be closed, trying again: %s", error)
+                for number in numbers:
+                    shards[number].failed(closing)
+                self._heard = heard + self._heard
+                return
+            for number in numbers:
+                shards[number].done(closing)
+            self.windows_closed_total += 1
+        if shards is self.shards:
+            for _, message in heard:
+                self._acknowledge(message)
+
+    # -- running -------------------------------------------------------------------------------
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is not None and not self._failure.done():
+            self._failure.set_exception(error)
+
+    async def _sample_for_ever(self) -> None:
+        while not self._stopping:
+            await asyncio.sleep(_SAMPLE_EVERY_S)
+            rows = self.health.sample()
+            if rows is not None:
+                # Only a sample; the writer says that ClickHouse is down.
+                with contextlib.suppress(SinkError):
+                    await self.writer.once(partial(insert, f"{STORE}.workers", rows))
+
+    async def _identify_for_ever(self) -> None:
+        """Notice a topic that was deleted and made again, which Faust reads on as if nothing had happened."""
+        while not self._stopping:
+            await asyncio.sleep(_IDENTIFY_EVERY_S)
+            before = self.identity
+            if before is None:
+                continue
+            try:
+                now = await asyncio.to_thread(identify, self.settings.kafka, self.settings.events_topic)
+            except TopicError:
+                continue  # an outage; the consumer says so
+            if now.incarnation != before.incarnation:
+                raise WorkerError(
+                    f"topic {before.topic} was deleted and made again; "
+                    "start the worker again to read the new one"
+                )
+            if self.identity is before and now.partitions != before.partitions:
+                self.identity = now
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then drain.
+
+        Raises
+        ------
+        Exception
+            What ended the worker.
+        """
+        loop = asyncio.get_running_loop()
+        self._failure = loop.create_future()
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        await self.health.start(self.settings.metrics_host, self.settings.metrics_port)
+        await self.app.start()
+        tasks = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("flush", self._flush_for_ever()),
+                ("close", self._close_for_ever()),
+                ("sample", self._sample_for_ever()),
+                ("identify", self._identify_for_ever()),
+            )
+        ]
+        stop = asyncio.create_task(stopped.wait(), name="stop")
+        crash = asyncio.create_task(self._app_crashed(), name="faust")
+        waited: list[asyncio.Future[Any]] = [*tasks, stop, crash, self._failure]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*tasks, crash, self._failure):
+            if task.done() and task.exception() is not None:
+                raise task.exception()  # type: ignore[misc]
+        await self._drain(tasks)
+
+    async def _app_crashed(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            reason = self.app._crash_reason if self.app.crashed else None
+            if self.app.crashed:
+                raise reason or WorkerError("Faust has crashed")
+
+    async def _drain(self, tasks: list[asyncio.Task[None]]) -> None:
+        """Store what was read, commit, leave the group."""
+        log.info("stopping: storing what was read")
+        self._stopping = True
+        self._wake.set()
+        try:
+            async with asyncio.timeout(_DRAIN_S):
+                await tasks[0]
+                await self.flush()
+                await self.app.consumer.commit()
+        except TimeoutError:
+            log.warning(
+                "ClickHouse did not take the last rows in time; they are read again at the next start"
+            )
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.app.stop()
+        await self.health.stop()
+        self.writer.close()
+
+
+def _close(closing: Closing, shards: list[int], sink: Sink) -> None:
+    if closing.until_s > closing.from_s:
+        close_windows(sink, closing.from_s, closing.until_s, shards)
+        save_checkpoint(sink, closing.until_s, shards)
+    for window in closing.corrected:
+        close_windows(sink, window, window + WINDOW_S, shards)
+
+
+def run(settings: Settings) -> int:
+    """Run a worker until it is told to stop; the process's exit code."""
+    # One core a worker: pyarrow's pool would only take turns with the event loop.
+    pa.set_cpu_count(1)
+    # Decoded events form no cycles; collecting the young generation for each thousand of them is waste.
+    gc.set_threshold(50_000, 20, 20)
+    worker = Worker(settings)
+    try:
+        asyncio.run(worker.run())
+    except WorkerError as error:
+        print(f"gatewatch worker: {error}", file=sys.stderr, flush=True)
+        # Not sys.exit: Faust's threads would wait for acknowledgements that never come.
+        os._exit(1)
+    except Exception:
+        log.exception("the worker ends on an unexpected error; what is not acknowledged is read again")
+        sys.stderr.flush()
+        os._exit(1)
+    return 0
