@@ -36,10 +36,11 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 import msgspec
 
+from gatewatch.call import CallOptions, OpenCall
 from gatewatch.events import EVENTS_TOPIC, LIMITS, Event, Resource
 
 if TYPE_CHECKING:
@@ -301,6 +302,25 @@ class Emitter:
                 self._dropped_queue_full += 1
         if self._parked:
             self._wake_up()
+
+    def call(self, **options: Unpack[CallOptions]) -> OpenCall:
+        """Describe one inference call from its start to its end.
+
+        Use it in a ``with`` or ``async with`` block: it measures the time, reads usage and
+        outcome from what is given to ``finish()`` or passes through ``stream()``, records an
+        exception that leaves the block, and emits one event at the end.
+
+        Parameters
+        ----------
+        options
+            ``provider`` and ``model``, and what else of :class:`gatewatch.call.CallOptions` is known.
+
+        Raises
+        ------
+        TypeError
+            There is no such field.
+        """
+        return OpenCall(self.emit, options)
 
     def flush(self, timeout_s: float = 10) -> bool:
         """Wait until the broker has what was emitted before this call.
@@ -582,7 +602,10 @@ class Emitter:
         from kafka import KafkaProducer
 
         backoff_s = 0.1
-        while not self._stop:
+        while True:
+            with self._lock:
+                if self._stop:
+                    return None
             try:
                 producer = KafkaProducer(**self._producer_options)
             except Exception as error:
@@ -596,7 +619,6 @@ class Emitter:
                         self._producer = producer
                         return producer
                 _shut(producer, force=True)
-        return None
 
     # ------------------------------------------------------------------ the Kafka client's thread
 
@@ -735,7 +757,7 @@ def _shut(producer: Any, *, force: bool) -> None:
         producer.close(timeout=0.5)
 
 
-def _check_between(name: str, value: Any, low: float, high: float) -> None:
+def _check_between(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
         raise ValueError(f"{name} must be {low} to {high}")
 
