@@ -117,7 +117,6 @@ def _judge(status: int | None, body: object | None, error: BaseException | None)
 
 # A body is searched this far and no further: errors are small, and this runs in a gateway.
 _MAX_NODES: Final = 64
-_MAX_DEPTH: Final = 6
 _MAX_TEXT_CHARS: Final = 4096
 _MAX_BODY_BYTES: Final = 1 << 18
 _MAX_CAUSES: Final = 5
@@ -148,16 +147,16 @@ class _Evidence:
         self.messages: list[str] = []
         self._nodes = 0
 
-    def read(self, value: object, depth: int = 0) -> None:
-        """Collect codes and messages of a body, breadth bounded and depth bounded."""
+    def read(self, value: object) -> None:
+        """Collect codes and messages of a body, up to a bound."""
         self._nodes += 1
-        if depth > _MAX_DEPTH or self._nodes > _MAX_NODES:
+        if self._nodes > _MAX_NODES:
             return
         if isinstance(value, str):
             self._message(value)
         elif isinstance(value, list | tuple):
             for item in value[:8]:
-                self.read(item, depth + 1)
+                self.read(item)
         elif isinstance(value, Mapping):
             for key in _CODE_KEYS:
                 self._code(value.get(key))
@@ -174,10 +173,10 @@ class _Evidence:
                         # OpenRouter quotes the provider's own body as text.
                         parsed = _parsed(text)
                         if not isinstance(parsed, str):
-                            self.read(parsed, depth + 1)
+                            self.read(parsed)
             for key in _NESTED_KEYS:
                 if isinstance(nested := value.get(key), Mapping | list):
-                    self.read(nested, depth + 1)
+                    self.read(nested)
 
     def read_exception(self, error: BaseException) -> None:
         """Collect what an SDK's exception carries: OpenAI, Anthropic, Google, Mistral, httpx, botocore."""

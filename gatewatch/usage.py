@@ -561,19 +561,22 @@ def _read_gemini_sdk(provider: str, usage: Payload) -> Usage:
             input_tokens=_count(usage, "prompt_token_count"),
             output_tokens=_count(usage, "generation_token_count"),
         )
-    renamed: dict[str, Any] = {}
+    return _read_gemini(provider, _spelled_as_json(usage))
+
+
+def _spelled_as_json(usage: Payload) -> dict[str, Any]:
+    """Google's usage with the names of its JSON, whichever it came with."""
+    spelled: dict[str, Any] = {}
     for name, value in usage.items():
-        if name not in _GEMINI_NAMES:
-            continue
-        if isinstance(value, list | tuple):
+        if name in _GEMINI_NAMES and isinstance(value, list | tuple):
             value = [
                 {**entry, "tokenCount": entry.get("token_count", entry.get("tokenCount"))}
                 if isinstance(entry, Mapping)
                 else entry
                 for entry in value
             ]
-        renamed[_GEMINI_NAMES[name]] = value
-    return _read_gemini(provider, renamed)
+        spelled[_GEMINI_NAMES.get(name, name)] = value
+    return spelled
 
 
 def _read_interactions(provider: str, usage: Payload) -> Usage:
@@ -733,11 +736,11 @@ def _read_total_only(provider: str, usage: Payload) -> Usage:
     raise _NoCounts
 
 
+_GEMINI_COUNTS: Final = frozenset(
+    {"promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "responseTokenCount"}
+)
 _DIALECTS: Final[tuple[tuple[frozenset[str], Callable[[str, Payload], Usage]], ...]] = (
-    (
-        frozenset({"promptTokenCount", "candidatesTokenCount", "thoughtsTokenCount", "responseTokenCount"}),
-        _read_gemini,
-    ),
+    (_GEMINI_COUNTS, _read_gemini),
     (frozenset({"inputTokens", "outputTokens"}), _read_converse),
     (
         frozenset(
@@ -866,6 +869,8 @@ def usage_of_chunk(chunk: object, so_far: Usage | None) -> Usage | None:
         payload = {key: value for key, value in payload.items() if key != "output_tokens"}
     elif event == "message_delta" and so_far is not None:
         payload = _with_earlier_input(payload, so_far)
+    elif so_far is not None:
+        payload = _with_earlier_gemini(payload, so_far)
     try:
         new = read_usage("", payload, _model_of(chunk))
     except _NoCounts:  # Vertex sends {"trafficType": ...} alone with every chunk but the last
@@ -887,6 +892,22 @@ def _with_earlier_input(payload: Payload, so_far: Usage) -> Payload:
         full.setdefault("cache_read_input_tokens", cache_read)
     if cache_write is not None and "cache_creation" not in full:
         full.setdefault("cache_creation_input_tokens", cache_write)
+    return full
+
+
+def _with_earlier_gemini(payload: Payload, so_far: Usage) -> Payload:
+    """Gemini's chunk, with the parts of its two sums that it left out; other dialects as they are."""
+    full = {key: value for key, value in _spelled_as_json(payload).items() if value is not None}
+    if _GEMINI_COUNTS.isdisjoint(full) or "generation_token_count" in full:
+        return payload
+    for whole, part, rest, rest_name in (
+        (so_far.output_tokens, so_far.output_reasoning_tokens, "thoughtsTokenCount", "candidatesTokenCount"),
+        (so_far.input_tokens, so_far.tool_use_tokens, "toolUsePromptTokenCount", "promptTokenCount"),
+    ):
+        if part is not None:
+            full.setdefault(rest, part)
+        if whole is not None and whole > (part or 0) and "responseTokenCount" not in full:
+            full.setdefault(rest_name, whole - (part or 0))
     return full
 
 

@@ -160,10 +160,10 @@ BODIES: list[tuple[str, int | None, object, ErrorClass]] = [
             "error": {
                 "code": 400,
                 "message": "Provider returned error",
-                "metadata": {"raw": json.dumps(openai("context_length_exceeded", "invalid_request_error"))},
+                "metadata": {"raw": json.dumps(openai("insufficient_quota", "invalid_request_error"))},
             }
         },
-        "context_length",
+        "quota",
     ),
     ("openrouter in a stream", 200, {"error": {"code": 502, "message": "upstream"}}, "server"),
     ("xai guidelines", 403, {"code": "403", "error": "Content violates usage guidelines."}, "content_filter"),

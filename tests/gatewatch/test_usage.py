@@ -604,6 +604,26 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "cached audio (4) exceeds the audio input (3)",
     ),
+    "more cached audio than cached": (
+        {
+            "promptTokenCount": 9,
+            "cachedContentTokenCount": 3,
+            "cacheTokensDetails": [{"modality": "AUDIO", "tokenCount": 4}],
+        },
+        "cached audio (4) exceeds all cache reads (3)",
+    ),
+    "huge output in sum": (
+        {"candidatesTokenCount": 600_000_000, "thoughtsTokenCount": 600_000_000},
+        "output tokens add up to 1200000000",
+    ),
+    "a gemini total that is too small": (
+        {"promptTokenCount": 3, "candidatesTokenCount": 4, "totalTokenCount": 6},
+        "totalTokenCount (6) is less than prompt and candidates (7)",
+    ),
+    "a bedrock total that is too small": (
+        {"inputTokens": 3, "outputTokens": 4, "totalTokens": 6},
+        "totalTokens (6) is less than input and output tokens (7)",
+    ),
     "a total that is too small": (
         {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 6},
         "total_tokens (6) is less than prompt and completion tokens (7)",
@@ -959,6 +979,48 @@ def test_gemini_stream_counts_cumulatively() -> None:
     }
 
 
+def test_gemini_chunk_may_leave_out_what_an_earlier_one_said() -> None:
+    first = {
+        "promptTokenCount": 29,
+        "toolUsePromptTokenCount": 11,
+        "thoughtsTokenCount": 60,
+        "totalTokenCount": 100,
+    }
+    for later in ({"candidatesTokenCount": 12}, {"promptTokenCount": 29, "candidatesTokenCount": 12}):
+        assert counts(after([{"usageMetadata": first}, {"usageMetadata": later}])) == {
+            "input_tokens": 40,
+            "output_tokens": 72,
+            "output_reasoning_tokens": 60,
+            "tool_use_tokens": 11,
+        }
+    sdk = [
+        SimpleNamespace(
+            usage_metadata=SimpleNamespace(
+                prompt_token_count=29,
+                thoughts_token_count=60,
+                prompt_tokens_details=[SimpleNamespace(modality=Modality.AUDIO, token_count=5)],
+            )
+        ),
+        SimpleNamespace(usage_metadata=SimpleNamespace(candidates_token_count=12, thoughts_token_count=None)),
+    ]
+    assert counts(after(sdk)) == {
+        "input_tokens": 29,
+        "output_tokens": 72,
+        "output_reasoning_tokens": 60,
+        "input_audio_tokens": 5,
+    }
+
+
+def test_lifetimes_of_cache_writes_go_with_the_count_that_they_split() -> None:
+    start = anthropic_start(
+        input_tokens=3,
+        cache_creation_input_tokens=100,
+        cache_creation={"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 90},
+    )
+    usage = after([start, anthropic_delta(cache_creation_input_tokens=40, output_tokens=1)])
+    assert counts(usage) == {"input_tokens": 43, "cache_write_tokens": 40, "output_tokens": 1}
+
+
 def test_chunks_without_counts_leave_the_usage_as_it_is() -> None:
     before = Usage(input_tokens=3)
     empty: list[dict[str, Any]] = [
@@ -978,6 +1040,16 @@ def test_stream_that_contradicts_itself_is_refused() -> None:
             [
                 {"usage": {"prompt_tokens": 90, "prompt_tokens_details": {"cached_tokens": 80}}},
                 {"usage": {"prompt_tokens": 50}},
+            ]
+        )
+
+
+def test_stream_whose_tools_outgrow_its_input_is_refused() -> None:
+    with pytest.raises(UsageError, match="tool-use tokens"):
+        after(
+            [
+                {"usage": {"total_input_tokens": 5, "total_tool_use_tokens": 10}},
+                {"usage": {"total_input_tokens": 3}},
             ]
         )
 
