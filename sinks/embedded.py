@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib
 import itertools
 import os
 import re
@@ -166,8 +167,7 @@ class Embedded:
         configuration.write_text(
             f"<clickhouse><merge_tree>{_DURABLE if durable else ''}</merge_tree></clickhouse>\n"
         )
-        from chdb import _chdb
-
+        _chdb: Any = importlib.import_module("chdb._chdb")
         # The process decides what a signal means, not the engine.
         _chdb.set_signal_handlers_enabled(0)
         self._connect: Callable[[str], Any] = _chdb.connect
