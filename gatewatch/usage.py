@@ -691,7 +691,6 @@ def _read_cohere(provider: str, usage: Payload) -> Usage:
     template as well, and not of the billed ones, so they are read with the former only.
     """
     billed = _part(usage, "billed_units")
-    web_searches: int | None = None
     tool_requests: dict[str, int] = {}
     for unit in ("search_units", "classifications"):
         requests = _count(billed, unit)
@@ -706,7 +705,6 @@ def _read_cohere(provider: str, usage: Payload) -> Usage:
             input_tokens=_plus(text, image),
             input_image_tokens=image,
             output_tokens=output_tokens,
-            web_searches=web_searches,
             tool_requests=tool_requests,
         )
     processed = _part(usage, "tokens")
