@@ -26,14 +26,14 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.generate --check
+	$(BIN)/python -m docs.generate --check
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 # Everything that is generated from code: JSON Schema, the event page, the settings page.
 generate: $(STAMP)
-	$(BIN)/python -m tests.generate
+	$(BIN)/python -m docs.generate
 
 # Newest versions that pyproject.toml allows, with hashes and without a registry's name.
 lock:

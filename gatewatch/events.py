@@ -149,8 +149,11 @@ class Request(CallEvent, tag="request", kw_only=True, omit_defaults=True, tag_fi
     stream: bool | None = None
     """Whether the client asked for a stream."""
     max_output_tokens: Tokens | None = None
+    """The most output tokens that the caller allows."""
     message_count: Count | None = None
+    """Messages in the prompt."""
     input_chars: Count | None = None
+    """Characters of the prompt, for gateways that count no tokens."""
     prefix_hashes: list[Sha] | None = None
     """Hashes of the prompt's blocks from its start, for finding prompts that repeat."""
     input_text: Text | None = None
@@ -163,6 +166,7 @@ class Token(CallEvent, tag="token", kw_only=True, omit_defaults=True, tag_field=
     ttft_ms: Millis | None = None
     """From the call's start to the first generated token of any channel; role-only chunks do not count."""
     output_tokens_so_far: Tokens | None = None
+    """Output tokens that the stream has brought up to now."""
 
 
 class _Timed(CallEvent, kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
@@ -198,9 +202,11 @@ class Outcome(_Timed, kw_only=True, omit_defaults=True, tag_field="kind", gc=Fal
     error_type: Name = ""
     """The provider's code, or the exception's class name (``error.type``)."""
     finish_reason: Name = ""
+    """Why the model stopped, in the provider's words."""
     response_model: Name = ""
     """The model that answered, as the provider names it."""
     response_id: Name = ""
+    """The provider's own id of the answer."""
     service_tier: Name = ""
     """``default``, ``batch``, ``flex``, ``priority``, ..."""
     attempt: Annotated[int, Meta(ge=0, le=1000)] | None = None
@@ -210,19 +216,27 @@ class Outcome(_Timed, kw_only=True, omit_defaults=True, tag_field="kind", gc=Fal
     input_tokens: Tokens | None = None
     """All input tokens, cached ones included."""
     cache_read_tokens: Tokens | None = None
+    """Input tokens that came from the provider's prompt cache."""
     cache_write_tokens: Tokens | None = None
     """All cache writes, whatever their lifetime."""
     cache_write_5m_tokens: Tokens | None = None
+    """Cache writes that live for five minutes; part of ``cache_write_tokens``."""
     cache_write_1h_tokens: Tokens | None = None
+    """Cache writes that live for an hour; part of ``cache_write_tokens``."""
     output_tokens: Tokens | None = None
     """All output tokens, reasoning included."""
     output_reasoning_tokens: Tokens | None = None
+    """Reasoning tokens; part of ``output_tokens``."""
     input_audio_tokens: Tokens | None = None
+    """Audio input; part of ``input_tokens``."""
     cache_audio_read_tokens: Tokens | None = None
     """Cached audio input: part of both ``cache_read_tokens`` and ``input_audio_tokens``."""
     output_audio_tokens: Tokens | None = None
+    """Audio output; part of ``output_tokens``."""
     input_image_tokens: Tokens | None = None
+    """Image input; part of ``input_tokens``."""
     output_image_tokens: Tokens | None = None
+    """Image output; part of ``output_tokens``."""
     tool_use_tokens: Tokens | None = None
     """Input tokens that built-in tools added; contained in ``input_tokens``."""
     web_searches: Count | None = None
@@ -255,9 +269,13 @@ class Call(Outcome, tag="call", kw_only=True, omit_defaults=True, tag_field="kin
     """
 
     max_output_tokens: Tokens | None = None
+    """The most output tokens that the caller allowed."""
     message_count: Count | None = None
+    """Messages in the prompt."""
     input_chars: Count | None = None
+    """Characters of the prompt, for gateways that count no tokens."""
     prefix_hashes: list[Sha] | None = None
+    """Hashes of the prompt's blocks from its start, for finding prompts that repeat."""
     input_text: Text | None = None
     """The prompt, only where somebody asked for it to be sent."""
 
@@ -266,28 +284,36 @@ class Feedback(_Base, tag="feedback", kw_only=True, omit_defaults=True, tag_fiel
     """What a user thinks of a call."""
 
     call_id: Id
+    """The call that is judged."""
     name: Id
     """What is judged: ``thumbs``, ``resolved``, ..."""
     score: Score | None = None
     """A boolean is sent as 0 or 1."""
     label: Name = ""
+    """The verdict in a word, where it is no number."""
     comment: Text | None = None
     """Free text, only where somebody asked for it to be sent."""
     tenant: Name = ""
+    """Customer, organisation or business unit of the call."""
     user_hash: Name = ""
+    """A keyed hash of who judges; never a name or an address."""
 
 
 class Evaluation(_Base, tag="evaluation", kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
     """What a judge or a guardrail thinks of a call (``gen_ai.evaluation.result``)."""
 
     call_id: Id
+    """The call that is judged."""
     name: Id
     """What is judged: ``toxicity``, ``faithfulness``, ..."""
     score: Score | None = None
+    """The verdict as a number, on the judge's own scale."""
     label: Name = ""
+    """The verdict in a word, where it is no number."""
     evaluator: Name = ""
     """The judge: a model, a guardrail, a person's role."""
     tenant: Name = ""
+    """Customer, organisation or business unit of the call."""
 
 
 class Resource(_Base, tag="resource", kw_only=True, omit_defaults=True, tag_field="kind", gc=False):
@@ -296,15 +322,25 @@ class Resource(_Base, tag="resource", kw_only=True, omit_defaults=True, tag_fiel
     resource: Id
     """Which one: ``gpu:0``, ``vllm:llama-70b``, ``emitter``, ..."""
     deployment: Name = ""
+    """Deployment that it belongs to."""
     model: Name = ""
+    """Model that it serves."""
     gpu_utilization: Share | None = None
+    """Share of the time in which the GPU was busy, 0 to 1."""
     gpu_memory_used_bytes: Bytes | None = None
+    """GPU memory in use."""
     gpu_power_watts: Gauge | None = None
+    """Power that the GPU draws."""
     kv_cache_utilization: Share | None = None
+    """Share of the KV cache in use, 0 to 1."""
     running_requests: Count | None = None
+    """Requests that are being served."""
     queued_requests: Count | None = None
+    """Requests that wait to be served."""
     cpu_utilization: Share | None = None
+    """Share of the CPU time in use, 0 to 1."""
     memory_used_bytes: Bytes | None = None
+    """Main memory in use."""
     gpu_count: Gauge | None = None
     """How many devices this report stands for; with ``interval_s`` it gives GPU-hours."""
     interval_s: Gauge | None = None
@@ -312,6 +348,7 @@ class Resource(_Base, tag="resource", kw_only=True, omit_defaults=True, tag_fiel
     emitter_dropped_total: Count | None = None
     """Events that this emitter has dropped since it started."""
     emitter_queued: Count | None = None
+    """Events that wait in this emitter's queue."""
 
 
 Event: TypeAlias = Request | Token | Response | Latency | Call | Feedback | Evaluation | Resource
