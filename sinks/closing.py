@@ -75,7 +75,8 @@ def close_windows(sink: Sink, from_s: int, until_s: int, shards: Sequence[int]) 
 def save_checkpoint(sink: Sink, until_s: int, shards: Sequence[int]) -> None:
     """Say that the windows of these shards are closed up to ``until_s``: readers then use ``measures``."""
     sink.command(
-        f"INSERT INTO {STORE}.checkpoints SELECT arrayJoin({{shards:Array(UInt8)}}), toDateTime({{until_s:UInt32}}, 'UTC')",
+        f"INSERT INTO {STORE}.checkpoints "
+        "SELECT arrayJoin({shards:Array(UInt8)}), toDateTime({until_s:UInt32}, 'UTC')",
         {"until_s": until_s, "shards": list(shards)},
     )
 

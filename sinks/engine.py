@@ -1071,7 +1071,7 @@ def _decoder(encoding: str) -> Any:
     if name == "lz4":
         return _lz4().LZ4FrameDecompressor()
     if name == "zstd":
-        return _zstd().ZstdDecompressor()  # type: ignore[no-any-return]
+        return _zstd().ZstdDecompressor()
     raise EngineError(
         48, "NOT_IMPLEMENTED", f"Content-Encoding {name[:20]!r} is not served: gzip, deflate, lz4, zstd are"
     )

@@ -13,7 +13,8 @@ __all__ = ["add_source", "chunk_sizes"]
 def chunk_sizes(sink: Sink, sources: Sequence[int]) -> dict[int, int]:
     """Records of a chunk for each source that is known."""
     rows = sink.rows(
-        f"SELECT source, chunk_records FROM {STORE}.sources FINAL WHERE has({{sources:Array(UInt64)}}, source)",
+        f"SELECT source, chunk_records FROM {STORE}.sources FINAL "
+        "WHERE has({sources:Array(UInt64)}, source)",
         {"sources": list(sources)},
     )
     return {int(source): int(size) for source, size in rows}

@@ -7,6 +7,7 @@ new incarnation has an id of its own, so its rows cannot replace those of the ol
 from __future__ import annotations
 
 import hashlib
+
 from msgspec import Struct
 
 from sinks.clickhouse import Sink
