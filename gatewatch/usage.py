@@ -818,12 +818,13 @@ _TOOL_KEYS: Final = frozenset(
 # --- what an SDK returned -------------------------------------------------------------------------
 
 
-def usage_of(response: object) -> Usage | None:
+def usage_of(response: object, provider: str = "") -> Usage | None:
     """The usage of what an SDK (or ``json.loads``) returned, or None where it holds none.
 
     Takes OpenAI's chat completions, responses and embeddings, Anthropic's messages, Google's
     generate_content, Bedrock's converse and invoke_model bodies, and the answers of Cohere,
     Mistral, Ollama and all who speak like one of these: objects or dicts. No SDK is imported.
+    ``provider`` decides what the shape leaves open, as in :func:`read_usage`.
 
     Raises
     ------
@@ -834,12 +835,12 @@ def usage_of(response: object) -> Usage | None:
     if payload is None:
         return None
     try:
-        return read_usage("", payload, _model_of(response))
+        return read_usage(provider, payload, _model_of(response))
     except _NoCounts:
         return None
 
 
-def usage_of_chunk(chunk: object, so_far: Usage | None) -> Usage | None:
+def usage_of_chunk(chunk: object, so_far: Usage | None, provider: str = "") -> Usage | None:
     """The usage of a stream after one more chunk.
 
     All providers' streams count cumulatively: a later chunk replaces what an earlier one said,
@@ -853,6 +854,8 @@ def usage_of_chunk(chunk: object, so_far: Usage | None) -> Usage | None:
         What the SDK's iterator gave, or the parsed JSON of one server-sent event.
     so_far
         The value of the call before; None at first.
+    provider
+        Decides what the shape leaves open, as in :func:`read_usage`.
 
     Raises
     ------
@@ -870,7 +873,7 @@ def usage_of_chunk(chunk: object, so_far: Usage | None) -> Usage | None:
     elif so_far is not None:
         payload = _with_earlier_gemini(payload, so_far)
     try:
-        new = read_usage("", payload, _model_of(chunk))
+        new = read_usage(provider, payload, _model_of(chunk))
     except _NoCounts:  # Vertex sends {"trafficType": ...} alone with every chunk but the last
         return so_far
     if so_far is None:

@@ -861,6 +861,13 @@ def test_usage_of_what_has_none_is_none(response: object) -> None:
     assert usage_of_chunk(response, before) is before
 
 
+@pytest.mark.parametrize("name", sorted(NAME_DECIDES))
+def test_usage_of_heeds_the_provider_where_the_name_decides(name: str) -> None:
+    provider, payload, expected = DIALECTS[name]
+    assert counts(usage_of({"usage": payload}, provider)) == expected
+    assert counts(usage_of_chunk({"usage": payload}, None, provider)) == expected
+
+
 def test_usage_of_refuses_what_cannot_be_counted() -> None:
     with pytest.raises(UsageError):
         usage_of({"usage": {"prompt_tokens": -1}})
