@@ -22,7 +22,7 @@ What the classes mean, for those who count and alert on them:
 ``other``                 there is no evidence for any of these
 ========================  ====================================================================
 
-Sources, read for what their codes mean: OpenAI "Error codes", Azure OpenAI "Content filtering",
+Where the codes are documented: OpenAI "Error codes", Azure OpenAI "Content filtering",
 Anthropic "Errors", Gemini "Troubleshooting" and ``google.rpc.Code``, Bedrock runtime API
 reference and "Troubleshooting error codes", OpenRouter "Errors", Groq "Error codes", DeepSeek
 "Error codes", Cohere "Errors", Mistral's and xAI's API references; and the recorded bodies that

@@ -874,7 +874,7 @@ def usage_of_chunk(chunk: object, so_far: Usage | None, provider: str = "") -> U
         payload = _with_earlier_gemini(payload, so_far)
     try:
         new = read_usage(provider, payload, _model_of(chunk))
-    except _NoCounts:  # Vertex sends {"trafficType": ...} alone with every chunk but the last
+    except _NoCounts:  # such as nulls, or metadata without a count, before the last chunk
         return so_far
     if so_far is None:
         return new
