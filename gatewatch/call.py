@@ -270,7 +270,9 @@ class OpenCall:
     def _saw(self, chunk: object) -> None:
         now_s = time.perf_counter()
         try:
-            facts = read_chunk(chunk, with_text=self._record_output)
+            # Names come with the first chunks, and the tier that counts with the last.
+            names = self._first_s is None or self._finished
+            facts = read_chunk(chunk, with_text=self._record_output, with_names=names)
         except Exception as error:
             self._puzzled(error)
             return
@@ -292,7 +294,7 @@ class OpenCall:
             self._text_chars += len(self._texts[-1])
         if facts.error is not None:
             self._fields.setdefault("stream_end", "upstream_error")
-            self._note_error(None, chunk, None)
+            self._note_error(None, facts.error, None)
         if not self._usage_broken:
             try:
                 self._usage = usage_of_chunk(chunk, self._usage)
@@ -347,10 +349,12 @@ class OpenCall:
 
     def _note(self, facts: Answer) -> None:
         fields = self._fields
-        # A later chunk's finish reason counts; names come with the first.
-        if facts.finish_reason and "finish_reason" not in self._said:
-            fields["finish_reason"] = facts.finish_reason
-        for name in ("response_model", "response_id", "service_tier"):
+        # Of names the first counts. Of these the last: OpenAI's responses start with the tier that
+        # was asked for ("auto") and end with the one that served.
+        for name in ("finish_reason", "service_tier"):
+            if (value := getattr(facts, name)) and name not in self._said:
+                fields[name] = value
+        for name in ("response_model", "response_id"):
             if value := getattr(facts, name):
                 fields.setdefault(name, value)
 

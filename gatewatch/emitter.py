@@ -602,10 +602,7 @@ class Emitter:
         from kafka import KafkaProducer
 
         backoff_s = 0.1
-        while True:
-            with self._lock:
-                if self._stop:
-                    return None
+        while not self._stop:
             try:
                 producer = KafkaProducer(**self._producer_options)
             except Exception as error:
@@ -614,11 +611,17 @@ class Emitter:
                 backoff_s = min(backoff_s * 2, 5.0)
             else:
                 _close_before_kafka()
-                with self._lock:
-                    if not self._stop:
-                        self._producer = producer
-                        return producer
+                if self._adopt(producer):
+                    return producer
                 _shut(producer, force=True)
+        return None
+
+    def _adopt(self, producer: Any) -> bool:
+        """Whether the emitter still wants a producer: close() may have come first."""
+        with self._lock:
+            if not self._stop:
+                self._producer = producer
+            return not self._stop
 
     # ------------------------------------------------------------------ the Kafka client's thread
 
