@@ -18,12 +18,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Final, TypeAlias, get_args
+from typing import ClassVar, Final, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
-from gatewatch.events import ErrorClass, Event, encode
+from gatewatch.events import Event, encode
+from traffic.profile import FAILURES
 
 __all__ = [
     "BREAKAGES",
@@ -98,7 +99,7 @@ class Outage(_Span, frozen=True, kw_only=True):
     share: float = 1.0
     """Of the slice's calls."""
     error: str = "server"
-    """An error class of the event contract."""
+    """An error class, one of those of :data:`traffic.profile.FAILURES`."""
     provider: str = ""
     model: str = ""
     gateway: str = ""
@@ -179,8 +180,9 @@ def _check(incident: Incident) -> None:
         raise IncidentError("flood: factor must be 1 or more; it adds calls and takes none away")
     if not 0 <= getattr(incident, "share", 1.0) <= 1:
         raise IncidentError(f"{incident.name}: share must be from 0 to 1")
-    if isinstance(incident, Outage) and incident.error not in get_args(ErrorClass):
-        raise IncidentError(f"outage: error must be one of {', '.join(get_args(ErrorClass))}")
+    errors = [failure.error_class for failure in FAILURES]
+    if isinstance(incident, Outage) and incident.error not in errors:
+        raise IncidentError(f"outage: error must be one of {', '.join(errors)}")
 
 
 # --- Broken lines ------------------------------------------------------------------------------------

@@ -8,10 +8,11 @@ load that nobody asked for. Nothing is dropped: where the emitter would drop, th
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import IO, TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, Self
 
 from msgspec import Struct
 
@@ -21,7 +22,24 @@ from traffic.trace import Timed, TraceError
 if TYPE_CHECKING:
     from gatewatch.emitter import Emitter
 
-__all__ = ["DrySender", "KafkaSender", "LineSender", "Pace", "Sender", "StalledError", "Summary", "replay"]
+__all__ = [
+    "DrySender",
+    "Interruption",
+    "KafkaSender",
+    "LineSender",
+    "Pace",
+    "Sender",
+    "StalledError",
+    "Summary",
+    "replay",
+]
+
+
+CLOSE_TIMEOUT_S = 60.0
+"""How long the last events of a replay may take to be acknowledged."""
+
+STALL_TIMEOUT_S = 60.0
+"""How long a broker may take nothing while a replay waits for room."""
 
 
 class StalledError(RuntimeError):
@@ -159,7 +177,8 @@ class KafkaSender:
     batch_events
         Most events to a record.
     stall_timeout_s
-        How long the broker may take nothing before :class:`StalledError`.
+        How long the broker may take nothing before :class:`StalledError`; :data:`STALL_TIMEOUT_S`
+        unless given.
     """
 
     # The queue is looked at this often: a look costs more than an emit.
@@ -176,21 +195,21 @@ class KafkaSender:
         gateway: str,
         topic: str = EVENTS_TOPIC,
         batch_events: int = 100,
-        stall_timeout_s: float = 60.0,
+        stall_timeout_s: float | None = None,
     ) -> None:
         from gatewatch.emitter import Emitter
 
         self._bootstrap = bootstrap
         self._topic = topic
         self._batch_events = batch_events
-        self._stall_timeout_s = stall_timeout_s
+        self._stall_timeout_s = STALL_TIMEOUT_S if stall_timeout_s is None else stall_timeout_s
         self._emitter: Emitter = Emitter(
             bootstrap,
             gateway=gateway,
             topic=topic,
             batch_events=batch_events,
             # A stall ends the replay before records expire, so that none is lost to a slow broker.
-            delivery_timeout_s=2 * stall_timeout_s,
+            delivery_timeout_s=2 * self._stall_timeout_s,
         )
         self._sent = 0
         self._producer: Any = None
@@ -265,7 +284,13 @@ class KafkaSender:
 
         if self._producer is None:
             try:
-                self._producer = KafkaProducer(bootstrap_servers=self._bootstrap.split(","), linger_ms=5)
+                self._producer = KafkaProducer(
+                    bootstrap_servers=[server.strip() for server in self._bootstrap.split(",")],
+                    bootstrap_timeout_ms=int(self._stall_timeout_s * 1000),
+                    max_block_ms=int(self._stall_timeout_s * 1000),
+                    linger_ms=5,
+                    allow_auto_create_topics=False,
+                )
             except KafkaError:
                 raise StalledError(
                     f"no broker answers at {self._bootstrap}; see whether it runs with `gatewatch doctor`"
@@ -312,6 +337,49 @@ class KafkaSender:
         return arrived and raw_arrived and self._raw_dropped_total == 0
 
 
+class Interruption:
+    """Makes SIGINT and SIGTERM end a replay, but not between sending an event and counting it.
+
+    A context manager for the main thread. While shielded, the first signal waits; a second one
+    does not, so that a sender that hangs can be left.
+    """
+
+    def __init__(self) -> None:
+        self._shielded = False
+        self._asked = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        again, self._asked = self._asked, True
+        if again or not self._shielded:
+            raise KeyboardInterrupt
+
+    def shield(self) -> None:
+        """From here on an interruption waits."""
+        self._shielded = True
+
+    def unshield(self) -> None:
+        """From here on it does not; one that has waited is raised now.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            One has waited.
+        """
+        self._shielded = False
+        if self._asked:
+            raise KeyboardInterrupt
+
+
 class _Clockwork:
     """Gives events new times, so that the parts of a call agree on when it started."""
 
@@ -355,8 +423,9 @@ def replay(
     pace: Pace,
     *,
     origin_s: float | None = None,
-    close_timeout_s: float = 60.0,
+    close_timeout_s: float | None = None,
     on_progress: Callable[[Summary], None] | None = None,
+    interruption: Interruption | None = None,
     clock: Callable[[], float] = time.time,
     wait: Callable[[float], None] = time.sleep,
 ) -> Summary:
@@ -373,9 +442,11 @@ def replay(
     origin_s
         The offset that is due when the replay begins; the first item's unless given.
     close_timeout_s
-        How long the last events may take to be acknowledged.
+        How long the last events may take to be acknowledged; :data:`CLOSE_TIMEOUT_S` unless given.
     on_progress
         Called about once a second with the counts so far.
+    interruption
+        What makes an interruption wait until an event is sent and counted.
     clock, wait
         The time (seconds since 1970) and how to wait some seconds; for tests.
 
@@ -392,6 +463,8 @@ def replay(
     """
     if not 0 < pace.speed < float("inf"):
         raise ValueError(f"speed must be above zero, got {pace.speed}")
+    if close_timeout_s is None:
+        close_timeout_s = CLOSE_TIMEOUT_S
     summary = Summary()
     began_s = clock()
     looked_s = began_s
@@ -421,6 +494,8 @@ def replay(
                         wait(min(left_s, 0.5))
                 else:
                     summary.late_max_s = max(summary.late_max_s, now_s - due_s)
+            if interruption is not None:
+                interruption.shield()
             if isinstance(payload, bytes):
                 sender.send_raw(payload)
                 summary.raw_lines += 1
@@ -436,6 +511,8 @@ def replay(
                     summary.first_at_ms = at_ms
                 sender.send(payload)
             summary.events += 1
+            if interruption is not None:
+                interruption.unshield()
     except KeyboardInterrupt:
         # How a run for ever ends.
         pass

@@ -393,7 +393,7 @@ class Traffic:
                     tpot_ms[hit] *= incident.factor
                 else:
                     hit &= u_outage < incident.share
-                    outcome[hit] = _FAILURE_OF.get(incident.error, _FAILURE_OF["server"])
+                    outcome[hit] = _FAILURE_OF[incident.error]
 
         queue_ms = exponential(ASSUMED.queue_ms)
         failed = outcome >= 0

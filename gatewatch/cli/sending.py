@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -76,7 +75,7 @@ def run(
     ``details`` completes the summary and returns what the command adds to its JSON form.
     Ends with 1 if anything did not arrive.
     """
-    from traffic.replay import StalledError, replay
+    from traffic.replay import Interruption, StalledError, replay
 
     check_speed(command, pace.speed)
     if json_summary and output == "-":
@@ -96,10 +95,15 @@ def run(
 
     with contextlib.ExitStack() as stack:
         sender, where = _sender(command, stack, output, dry_run, bootstrap, gateway, batch_events)
-        stack.enter_context(_terminate_as_interrupt())
+        interruption = stack.enter_context(Interruption())
         try:
             summary = replay(
-                items, sender, pace, origin_s=origin_s, on_progress=show if on_terminal else None
+                items,
+                sender,
+                pace,
+                origin_s=origin_s,
+                on_progress=show if on_terminal else None,
+                interruption=interruption,
             )
         except StalledError as error:
             print(f"{chr(10) if on_terminal else ''}gatewatch {command}: {error}", file=sys.stderr)
@@ -168,20 +172,6 @@ def _sender(
     except ValueError as error:
         wrong_usage(command, str(error))
     return sender, f"{settings.events_topic} at {servers}"
-
-
-@contextlib.contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: with a flush and a summary."""
-
-    def interrupt(_signal: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def now_ms() -> int:

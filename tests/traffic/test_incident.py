@@ -67,7 +67,7 @@ def test_incidents_are_read(text: str, incident: Incident) -> None:
         ("latency:at=soon", "at: 'soon' is not a duration"),
         ("latency:at=1s,at=2s", "at twice"),
         ("outage:duration=0s", "duration must be above zero"),
-        ("outage:error=fire", "error must be one of rate_limit"),
+        ("outage:error=cancelled", "error must be one of rate_limit"),
         ("outage:share=1.5", "share must be from 0 to 1"),
         ("flood:factor=3", "needs the tenant"),
         ("flood:tenant=tenant-01,factor=0.5", "takes none away"),

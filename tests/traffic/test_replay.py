@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from gatewatch.events import Call, Event, Latency, Request, decode_line
-from traffic.replay import DrySender, LineSender, Pace, StalledError, Summary, replay
+from traffic.replay import DrySender, Interruption, LineSender, Pace, StalledError, Summary, replay
 from traffic.trace import Timed, TraceError
 
 START_S = 1_800_000_000.0
@@ -172,6 +173,27 @@ def test_an_interruption_ends_well() -> None:
     recorder = Recorder(clock)
     summary = replay(items(), recorder, Pace(), clock=clock, wait=clock.wait)
     assert (summary.events, summary.delivered, recorder.closed_after) == (1, True, 60)
+
+
+def test_an_interruption_waits_until_an_event_is_counted() -> None:
+    class Interrupted(Recorder):
+        def send(self, event: Event) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            super().send(event)
+
+    recorder = Interrupted(Clock())
+    with Interruption() as interruption:
+        summary = replay([call(1000), call(1000)], recorder, Pace(flat_out=True), interruption=interruption)
+    assert (summary.events, len(recorder.sent), summary.delivered) == (1, 1, True)
+
+
+def test_a_second_interruption_does_not_wait() -> None:
+    with Interruption() as interruption:
+        interruption.shield()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_damaged_trace_sends_what_came_before_and_says_so() -> None:
