@@ -35,6 +35,7 @@ from gatewatch.events import (
     json_schema,
 )
 from streams.setting import markdown
+from traffic.profile import markdown as traffic_profile
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 
@@ -279,6 +280,7 @@ GENERATED: Final[Mapping[str, Callable[[], str]]] = {
     "docs/events.schema.json": schema_file,
     "docs/events.md": event_page,
     "docs/settings.md": markdown,
+    "docs/traffic_profile.md": traffic_profile,
 }
 """What is generated, by its path from the root of the checkout."""
 

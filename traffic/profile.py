@@ -4,7 +4,8 @@ Distributions are quantiles that were computed over published traces; drawing in
 that medians and tails are the trace's own. What no trace publishes is an assumption and says so:
 everything in :data:`ASSUMED` and the weights of :data:`ROUTES`. Nothing here is read from a file.
 
-``docs/traffic.md`` shows the same tables and how to compute them again.
+``docs/traffic_profile.md`` is generated from it, and a test computes the quantiles again where the
+traces are at hand.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "Quantiles",
     "Route",
     "Workload",
+    "markdown",
 ]
 
 PROBABILITIES: Final = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1.0)
@@ -258,3 +260,61 @@ class Assumed(NamedTuple):
 
 
 ASSUMED: Final = Assumed()
+
+
+def markdown() -> str:
+    """``docs/traffic_profile.md``: every number of this module."""
+    lines = [
+        "# The numbers of synthetic traffic",
+        "",
+        "Generated from `traffic/profile.py` by `python -m docs.generate`. [traffic.md](traffic.md) says how "
+        "they are used; `tests/traffic/test_profile.py` computes those with a source again from the traces.",
+        "",
+        "## Distributions",
+        "",
+        "| quantity | "
+        + " | ".join(["min", *(f"{100 * p:g} %" for p in PROBABILITIES[1:-1]), "max"])
+        + " | source |",
+        "|---|" + "---:|" * len(PROBABILITIES) + "---|",
+    ]
+    tables = [
+        (f"{name} `{field}`", getattr(workload, field))
+        for name, workload in WORKLOADS.items()
+        for field in ("input_tokens", "output_tokens", "ttft_ms", "tpot_ms")
+    ]
+    for title, table in [*tables, ("cached share of a prompt", CACHED_SHARE)]:
+        lines.append(f"| {title} | {' | '.join(map(_number, table.values))} | {table.source} |")
+    lines += ["", "Calls per conversation: " + ", ".join(_conversations()) + "."]
+    lines += ["", "## Hours of the day", "", "RAGPulse, 7,106 calls of seven days that start at 12:00.", ""]
+    lines += ["| hour | " + " | ".join(map(str, range(24))) + " |", "|---|" + "---:|" * 24]
+    lines += ["| calls | " + " | ".join(map(str, HOURLY_CALLS)) + " |"]
+    lines += ["", "## Routes", "", "The shares are assumed; within agents they are the trace's.", ""]
+    lines += [
+        "| workload | provider | model | share of calls | reports caching | mean share of reasoning |",
+        "|---|---|---|---:|---|---:|",
+    ]
+    for route in ROUTES:
+        caching = "reads and writes" if route.cache_writes else "reads" if route.caches else "no"
+        lines.append(
+            f"| {route.workload} | `{route.provider}` | `{route.model}` | {route.weight:.2%} | {caching} "
+            f"| {_number(route.reasoning)} |"
+        )
+    lines += ["", "## Failures", "", "Assumed.", ""]
+    lines += ["| error class | status | share of calls | median ms to fail |", "|---|---:|---:|---:|"]
+    for failure in FAILURES:
+        lines.append(
+            f"| {failure.error_class} | {failure.status_code} | {failure.share:.2%} "
+            f"| {_number(failure.total_ms)} |"
+        )
+    lines += ["", "## Assumed", "", "| name | value |", "|---|---:|"]
+    lines += [f"| `{name}` | {_number(value)} |" for name, value in ASSUMED._asdict().items()]
+    return "\n".join(lines) + "\n"
+
+
+def _conversations() -> list[str]:
+    return [f"{name} {workload.calls_per_conversation:.2f}" for name, workload in WORKLOADS.items()]
+
+
+def _number(value: float) -> str:
+    text = f"{value:,.3f}"
+    return text.rstrip("0").rstrip(".")

@@ -567,9 +567,9 @@ class Traffic:
                 else:
                     # The provider's usage comes with a stream's last chunk, which never came.
                     outcome_facts["usage_source"] = "estimated"
-                    if outcome == _UPSTREAM:
-                        outcome_facts["error_class"] = "server"
-                        outcome_facts["error_type"] = "stream_interrupted"
+                    # As gatewatch.call classes them; the status was sent with the first chunk.
+                    outcome_facts["error_class"] = "server" if outcome == _UPSTREAM else "cancelled"
+                    outcome_facts["error_type"] = _STREAM_ENDS[outcome]
                 if stream:
                     outcome_facts["stream_end"] = _STREAM_ENDS[outcome]
                     if output_tokens:

@@ -187,6 +187,7 @@ def test_failures_and_cut_streams_have_their_shares(many: list[Call]) -> None:
     ends = Counter(call.stream_end for call in many if call.stream)
     streams = sum(ends.values())
     assert ends["client_disconnect"] / streams == pytest.approx(0.02, rel=0.15)
+    assert classes["cancelled"] == ends["client_disconnect"]
     for call in many:
         assert (call.usage_source == "estimated") == (
             call.stream_end in ("client_disconnect", "upstream_error")
