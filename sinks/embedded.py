@@ -16,6 +16,7 @@ import itertools
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -208,6 +209,10 @@ class Embedded:
         with self._admin_lock:
             return self._admin.text(sql)
 
+    def announce(self, url: str) -> None:
+        """Write into the directory's lock where this process serves it (`served_at`)."""
+        os.pwrite(self._lock, f"{os.getpid()}\n{url}\n".encode(), 0)
+
     def close(self) -> None:
         """Close the engine and let the directory go."""
         self._admin.close()
@@ -220,6 +225,29 @@ class Embedded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def served_at(data: Path) -> str | None:
+    """Where the process that owns a data directory serves it.
+
+    Returns
+    -------
+    str | None
+        Its URL, empty when it does not serve yet, None when no process owns the directory.
+    """
+    try:
+        descriptor = os.open(data / "engine.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        lines = os.read(descriptor, 512).decode("ascii", "replace").split("\n")
+        return lines[1] if len(lines) > 1 else ""
+    else:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def quote(text: str) -> str:
@@ -240,14 +268,21 @@ def _name(setting: str) -> str:
 
 def _lock(path: Path, engine: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        owner = os.read(descriptor, 32).decode("ascii", "replace").strip()
+    # Who only looks whether the directory is served (`served_at`) holds the lock for a moment.
+    for attempt in range(5):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            if attempt < 4:
+                time.sleep(0.02)
+    else:
+        owner, url, *_ = [*os.read(descriptor, 512).decode("ascii", "replace").split("\n"), "", ""]
         os.close(descriptor)
         raise EngineInUseError(
-            f"process {owner or 'unknown'} owns {engine}: stop it, or query it through its port"
-        ) from None
+            f"process {owner or 'unknown'} owns {engine}{url and ' and serves it at ' + url}: "
+            "stop it, or use another directory"
+        )
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor

@@ -53,8 +53,7 @@ _SESSIONS_KEPT: Final = 4
 _SEND_TIMEOUT_S: Final = 60.0
 _IDLE_TIMEOUT_S: Final = 300.0
 
-# Blocks of these formats can be concatenated; the others have a header or a footer and are
-# answered whole.
+# Blocks of these formats can be joined (`_joined`); the others have a footer and are answered whole.
 _STREAMABLE: Final = frozenset(
     {
         "Native",
@@ -64,11 +63,19 @@ _STREAMABLE: Final = frozenset(
         "TabSeparatedRaw",
         "TSVRaw",
         "CSV",
+        "CSVWithNames",
+        "TabSeparatedWithNames",
+        "TSVWithNames",
         "RowBinary",
         "JSONEachRow",
         "JSONLines",
         "NDJSON",
         "JSONCompactEachRow",
+        "JSONCompactEachRowWithNames",
+        "JSONCompactEachRowWithNamesAndTypes",
+        "JSONCompactStringsEachRow",
+        "JSONCompactStringsEachRowWithNames",
+        "JSONCompactStringsEachRowWithNamesAndTypes",
         "JSONStringsEachRow",
         "MsgPack",
         "LineAsString",
@@ -289,6 +296,7 @@ class Engine:
             (self.options.host, self.options.port), family=family, backlog=128, reuse_port=False
         )
         self.port: int = self._listener.getsockname()[1]
+        self.embedded.announce(self.url)
 
     @property
     def url(self) -> str:
@@ -822,8 +830,7 @@ class Client:
     def _send_stream(self, request: Request, blocks: Iterator[memoryview], output: str) -> None:
         """Send blocks as they come; the first one decides whether the answer is an error."""
         encoder = _encoder(request)
-        if output == "ArrowStream":
-            blocks = _one_arrow_stream(blocks)
+        blocks = _joined(blocks, output)
         first = next(blocks, memoryview(b""))
         tag = secrets.token_hex(8)
         headers = self._headers(request, output, "{}") | {
@@ -1042,24 +1049,58 @@ def _write_all(file: int, data: bytes | memoryview) -> None:
         view = view[os.write(file, view) :]
 
 
-def _one_arrow_stream(blocks: Iterator[memoryview]) -> Iterator[memoryview]:
-    """Join Arrow streams of one schema: the schema once, and one end.
+def _joined(blocks: Iterator[memoryview], output: str) -> Iterator[memoryview]:
+    """Join blocks that are documents of their own into one: the header once, and one end.
 
-    Each block is `schema message, dictionaries, batches, end`. A message is 0xFFFFFFFF, the
-    length of its metadata, the metadata; a schema has no body
-    (https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format).
+    Blocks of a format without a header are passed on.
     """
-    end = b"\xff\xff\xff\xff\0\0\0\0"
-    schema: bytes | None = None
+    header_bytes = _HEADERS.get(output)
+    if header_bytes is None:
+        yield from blocks
+        return
+    end = _ARROW_END if output == "ArrowStream" else b""
+    header: bytes | None = None
     for block in blocks:
-        if schema is None:
-            schema = bytes(block[: 8 + int.from_bytes(block[4:8], "little")])
-        elif bytes(block[: len(schema)]) == schema:
-            block = block[len(schema) :]
+        if header is None:
+            header = bytes(block[: header_bytes(block)])
+        elif bytes(block[: len(header)]) == header:
+            block = block[len(header) :]
         else:
-            raise EngineError(49, "LOGICAL_ERROR", "the schema of an Arrow stream changed between blocks")
-        yield block[: len(block) - len(end)] if bytes(block[-len(end) :]) == end else block
+            raise EngineError(49, "LOGICAL_ERROR", f"the header of {output} changed between blocks")
+        yield block[: len(block) - len(end)] if end and bytes(block[-len(end) :]) == end else block
     yield memoryview(end)
+
+
+def _schema_bytes(block: memoryview) -> int:
+    """Length of an Arrow stream's schema: a marker, the length of its metadata, the metadata.
+
+    See https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format.
+    """
+    return 8 + int.from_bytes(block[4:8], "little")
+
+
+def _lines_bytes(count: int) -> Callable[[memoryview], int]:
+    """Length of so many first lines; a line break within CSV's quotes ends none."""
+    lines = re.compile(rb'(?:(?:"(?:[^"]|"")*"|[^"\n])*\n){%d}' % count)
+
+    def measure(block: memoryview) -> int:
+        found = lines.match(block)
+        return found.end() if found else len(block)
+
+    return measure
+
+
+_ARROW_END: Final = b"\xff\xff\xff\xff\0\0\0\0"
+_HEADERS: Final[Mapping[str, Callable[[memoryview], int]]] = {
+    "ArrowStream": _schema_bytes,
+    "CSVWithNames": _lines_bytes(1),
+    "TabSeparatedWithNames": _lines_bytes(1),
+    "TSVWithNames": _lines_bytes(1),
+    "JSONCompactEachRowWithNames": _lines_bytes(1),
+    "JSONCompactEachRowWithNamesAndTypes": _lines_bytes(2),
+    "JSONCompactStringsEachRowWithNames": _lines_bytes(1),
+    "JSONCompactStringsEachRowWithNamesAndTypes": _lines_bytes(2),
+}
 
 
 def _decoder(encoding: str) -> Any:

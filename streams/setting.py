@@ -155,6 +155,11 @@ class Settings:
     clickhouse_password: Secret = _setting(  # noqa: RUF009 - a field
         SECRET, Secret(""), "Its password. Never logged; `gatewatch up` makes a random one."
     )
+    reader_password: Secret = _setting(  # noqa: RUF009 - a field
+        SECRET,
+        Secret(""),
+        "Password of the engine's user `reader`. Needed as soon as the engine listens beyond loopback.",
+    )
     flush_interval_s: float = _setting(
         _number(0.05, 60),
         1.0,

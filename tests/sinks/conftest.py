@@ -52,13 +52,12 @@ class RunningEngine:
         self,
         sql: str | bytes,
         user: str = "reader",
-        *,
         headers: Mapping[str, str] | None = None,
-        timeout_s: float = 60,
+        /,
         **parameters: str,
     ) -> Answer:
         """One request on a connection of its own, the statement in the body."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         try:
             connection.request(
                 "POST",
@@ -77,13 +76,13 @@ class RunningEngine:
 
     def write(self, sql: str | bytes, **parameters: str) -> str:
         """A statement of the writer's that must succeed."""
-        answer = self.ask(sql, "writer", **parameters)
+        answer = self.ask(sql, "writer", None, **parameters)
         assert answer.status == 200, answer.text
         return answer.text
 
     def read(self, sql: str, **parameters: str) -> str:
         """A reader's query that must succeed."""
-        answer = self.ask(sql, **parameters)
+        answer = self.ask(sql, "reader", None, **parameters)
         assert answer.status == 200, answer.text
         return answer.text
 

@@ -154,7 +154,9 @@ REFUSED = {
     "file in LIMIT BY": f"SELECT 1 LIMIT 1 BY {FILE}",
     "file in a window": f"SELECT sum(1) OVER (PARTITION BY {FILE}) FROM calls",
     "file in a named window": f"SELECT 1 FROM calls WINDOW w AS (ORDER BY {FILE})",
-    "file in a window's frame": f"SELECT sum(1) OVER (ROWS BETWEEN length({FILE}) PRECEDING AND CURRENT ROW) FROM calls",
+    "file in a window's frame": (
+        f"SELECT sum(1) OVER (ROWS BETWEEN length({FILE}) PRECEDING AND CURRENT ROW) FROM calls"
+    ),
     "file in GROUPING SETS": f"SELECT 1 FROM calls GROUP BY GROUPING SETS (({FILE}), (id))",
     "file in ON": f"SELECT 1 FROM calls AS a INNER JOIN calls AS b ON a.id = b.id AND {FILE} != ''",
     "file in ARRAY JOIN": f"SELECT 1 FROM calls ARRAY JOIN [{FILE}] AS x",
