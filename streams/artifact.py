@@ -31,7 +31,8 @@ _ROOTS: Final = (
 )
 _LOCK: Final = Path(__file__).with_name("broker.lock")
 _DOWNLOADS: Final = 4
-_SCRATCH: Final = ".download-"
+SCRATCH: Final = ".scratch-"
+"""What a folder is named that an interrupted download or first run may leave in the cache."""
 _TIMEOUT_S: Final = 60
 
 
@@ -104,7 +105,7 @@ def jars(cache: Path | None = None) -> list[Path]:
         with lock:
             # Two starts at the same time: the second waits and finds the jars.
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for abandoned in home.glob(f"{_SCRATCH}*"):
+            for abandoned in home.glob(f"{SCRATCH}*"):
                 shutil.rmtree(abandoned, ignore_errors=True)
             _download(missing(cache), home)
     return [home / jar.file for jar in locked()]
@@ -114,7 +115,7 @@ def _download(wanted: list[Jar], home: Path) -> None:
     if not wanted:
         return
     with (
-        tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=home) as scratch,
+        tempfile.TemporaryDirectory(prefix=SCRATCH, dir=home) as scratch,
         _progress(len(wanted)) as tick,
     ):
         context = _context(Path(scratch))

@@ -193,6 +193,7 @@ def describe_error(error: BaseException) -> str:
     """The first line of a Kafka client's error, with its type."""
     text = str(error).splitlines()[0] if str(error) else ""
     name = type(error).__name__
+    text = text.removeprefix(f"{name}: ")
     return f"{name} ({text[:200]})" if text and text != name else name
 
 
