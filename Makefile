@@ -35,9 +35,11 @@ bench: $(STAMP)
 generate: $(STAMP)
 	$(BIN)/python -m docs.generate
 
-# Newest versions that pyproject.toml allows, with hashes and without a registry's name.
+# Newest versions that pyproject.toml allows, with hashes and without a registry's name; then the part
+# of them that the image installs.
 lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra dev pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-annotate --no-header --extra pipeline --constraint requirements.lock pyproject.toml -o requirements.pipeline.lock
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
