@@ -31,6 +31,7 @@ import os
 import queue
 import random
 import secrets
+import socket
 import threading
 import time
 import weakref
@@ -604,6 +605,7 @@ class Emitter:
         backoff_s = 0.1
         while not self._stop:
             try:
+                self._knock()
                 producer = KafkaProducer(**self._producer_options)
             except Exception as error:
                 self._warn("no broker yet", error)
@@ -615,6 +617,29 @@ class Emitter:
                     return producer
                 _shut(producer, force=True)
         return None
+
+    def _knock(self) -> None:
+        """See whether a broker listens before a client is made.
+
+        kafka-python 3.0.12 leaves sockets open when it cannot connect, and logs an error for each
+        try: a gateway without its broker should neither leak nor shout.
+
+        Raises
+        ------
+        OSError
+            Nobody listens.
+        """
+        if self._producer_options["proxy_url"] is not None:
+            return  # what cannot be reached directly may be reached through the proxy
+        failure = OSError("no bootstrap server")
+        for server in self._producer_options["bootstrap_servers"]:
+            host, _, port = server.rpartition(":") if ":" in server else (server, "", "9092")
+            try:
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=1):
+                    return
+            except OSError as error:
+                failure = error
+        raise failure
 
     def _adopt(self, producer: Any) -> bool:
         """Whether the emitter still wants a producer: close() may have come first."""
@@ -731,6 +756,11 @@ def _producer_options(
         raise ValueError(f"compression {compression!r} is not known")
     if not KafkaProducer._COMPRESSORS[compression][0]():
         raise ValueError(f"compression {compression!r} needs a library that is not installed")
+    servers = [server.strip() for server in bootstrap.split(",") if server.strip()]
+    for server in servers:
+        _, colon, port = server.rpartition(":")
+        if colon and not port.isdigit():
+            raise ValueError(f"bootstrap server {server!r} must be host:port")
     return {
         # A record is a batch of its own or shares one with its neighbours; either way
         # `max.message.bytes` of the broker bounds the batch.
@@ -742,8 +772,9 @@ def _producer_options(
         "reconnect_backoff_max_ms": 2_000,
         "metrics_enabled": False,
         "allow_auto_create_topics": False,
+        "proxy_url": None,
         **kafka,
-        "bootstrap_servers": [server.strip() for server in bootstrap.split(",") if server.strip()],
+        "bootstrap_servers": servers,
         "acks": "all",
         "enable_idempotence": True,
         "compression_type": compression,
