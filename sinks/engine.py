@@ -17,103 +17,40 @@ import argparse
 import base64
 import contextlib
 import hmac
-import importlib
 import ipaddress
 import json
 import os
 import re
 import secrets
-import select
 import signal
 import socket
 import sys
 import threading
 import time
 import uuid
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Final
+from urllib.parse import urlsplit
 
+from sinks.compression import Encoder, accepted_encoder
 from sinks.embedded import Embedded, EngineError, EngineInUseError, Session
+from sinks.insert import Insert, memory_file, write_all
+from sinks.output_format import CONTENT_TYPES, STREAMABLE, joined, trailing_format
 from sinks.read_only import DATABASE, Guard, Permitted, reader_settings
+from sinks.request import Body, HttpError, Request, form, is_true
+from sinks.running_query import WRITER, Queries
 
-WRITER: Final = "writer"
 READER: Final = "reader"
 
-_MAX_LINE: Final = 1 << 20  # a GET carries its query in the request line
-_MAX_HEADERS: Final = 100
 _MAX_SQL_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 1 << 18  # how far into a body an INSERT's data may begin (max_query_size)
-_PIECE: Final = 1 << 20
 _SESSIONS_KEPT: Final = 4
 _SEND_TIMEOUT_S: Final = 60.0
 _IDLE_TIMEOUT_S: Final = 300.0
 
-# Blocks of these formats can be joined (`_joined`); the others have a footer and are answered whole.
-_STREAMABLE: Final = frozenset(
-    {
-        "Native",
-        "ArrowStream",
-        "TabSeparated",
-        "TSV",
-        "TabSeparatedRaw",
-        "TSVRaw",
-        "CSV",
-        "CSVWithNames",
-        "TabSeparatedWithNames",
-        "TSVWithNames",
-        "RowBinary",
-        "JSONEachRow",
-        "JSONLines",
-        "NDJSON",
-        "JSONCompactEachRow",
-        "JSONCompactEachRowWithNames",
-        "JSONCompactEachRowWithNamesAndTypes",
-        "JSONCompactStringsEachRow",
-        "JSONCompactStringsEachRowWithNames",
-        "JSONCompactStringsEachRowWithNamesAndTypes",
-        "JSONStringsEachRow",
-        "MsgPack",
-        "LineAsString",
-        "TSKV",
-    }
-)
-_CONTENT_TYPES: Final = {
-    "JSON": "application/json; charset=UTF-8",
-    "JSONCompact": "application/json; charset=UTF-8",
-    "JSONEachRow": "application/x-ndjson; charset=UTF-8",
-    "CSV": "text/csv; charset=UTF-8; header=absent",
-    "CSVWithNames": "text/csv; charset=UTF-8; header=present",
-    "TabSeparated": "text/tab-separated-values; charset=UTF-8",
-    "TabSeparatedWithNames": "text/tab-separated-values; charset=UTF-8",
-    "ArrowStream": "application/vnd.apache.arrow.stream",
-    "Native": "application/octet-stream",
-}
-# Parameters of the interface itself, as far as they mean nothing here.
-_TRANSPORT: Final = frozenset(
-    {
-        "buffer_size",
-        "wait_end_of_query",
-        "session_id",
-        "session_timeout",
-        "session_check",
-        "quota_key",
-        "client_protocol_version",
-        "send_progress_in_http_headers",
-        "http_headers_progress_interval_ms",
-        "role",
-        "compress",
-        "decompress",
-        "log_comment",
-        "close_session",
-        "http_write_exception_in_output_format",
-        "add_http_cors_header",
-    }
-)
 # ClickHouse's src/Server/HTTP/exceptionCodeToHTTPStatus.cpp, for the codes met here.
 _STATUS: Final = (
     {194: 401, 192: 403, 193: 403, 516: 403, 497: 403, 48: 501, 411: 411, 159: 408, 202: 503, 745: 503}
@@ -201,81 +138,6 @@ def writer_token(data: Path) -> str:
     return token
 
 
-@dataclass
-class Running:
-    """A query while it runs."""
-
-    query_id: str
-    user: str
-    session: Session
-    done: threading.Event = field(default_factory=threading.Event)
-
-
-class Queries:
-    """What runs now: finds a query by its identifier, cancels it, watches its client."""
-
-    def __init__(self, engine: Embedded) -> None:
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._running: dict[str, Running] = {}
-        self._watched: dict[int, Running] = {}
-        self._poll = select.epoll() if hasattr(select, "epoll") else None
-        if self._poll is not None:
-            threading.Thread(target=self._watch, name="disconnects", daemon=True).start()
-
-    def start(self, query_id: str, user: str, session: Session, client: socket.socket | None) -> Running:
-        """Register a query; with `client` given, its disconnect cancels the query."""
-        running = Running(query_id, user, session)
-        with self._lock:
-            if query_id in self._running:
-                raise EngineError(
-                    216,
-                    "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
-                    f"Query with id = {query_id} is already running.",
-                )
-            self._running[query_id] = running
-            if client is not None and self._poll is not None:
-                self._watched[client.fileno()] = running
-                self._poll.register(client.fileno(), select.EPOLLRDHUP | select.EPOLLONESHOT)
-        return running
-
-    def finish(self, running: Running, client: socket.socket | None) -> None:
-        """Forget a query that has ended."""
-        with self._lock:
-            self._running.pop(running.query_id, None)
-            if client is not None and self._poll is not None and client.fileno() in self._watched:
-                del self._watched[client.fileno()]
-                with contextlib.suppress(OSError):
-                    self._poll.unregister(client.fileno())
-        running.done.set()
-
-    def kill(self, query_id: str, user: str) -> list[Running]:
-        """Cancel a query by its identifier; `reader` reaches readers' queries only."""
-        with self._lock:
-            running = self._running.get(query_id)
-            if running is None or (user != WRITER and running.user != user):
-                return []
-            # Under the lock: the session cannot go on to another query in between.
-            self._engine.cancel(running.session)
-            return [running]
-
-    def kill_all(self, user: str) -> None:
-        """Cancel every query of a user."""
-        with self._lock:
-            for running in self._running.values():
-                if running.user == user:
-                    self._engine.cancel(running.session)
-
-    def _watch(self) -> None:
-        assert self._poll is not None
-        while True:
-            for descriptor, _ in self._poll.poll():
-                with self._lock:
-                    running = self._watched.get(descriptor)
-                    if running is not None:
-                        self._engine.cancel(running.session)
-
-
 class Engine:
     """The server: listens, hands every connection to a thread, drains when told to stop."""
 
@@ -342,133 +204,8 @@ class Engine:
             client.hang_up_if_idle()
         for thread in clients.values():
             thread.join(max(0.0, deadline - time.monotonic()))
+        self.guard.close()
         self.embedded.close()
-
-
-class HttpError(Exception):
-    """A request that is not understood as HTTP; the connection ends with it."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Decoder(Protocol):
-    """What undoes a Content-Encoding piece by piece."""
-
-    def decompress(self, data: Any, /) -> bytes:
-        """Give the plain bytes that this piece completes."""
-
-
-class Body:
-    """A request's body: by length or in chunks, decompressed, never beyond its limit."""
-
-    def __init__(self, stream: BufferedReader[Any], headers: Mapping[str, str], limit: int) -> None:
-        self._stream = stream
-        self._limit = limit
-        self._taken = 0
-        self._chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        length = headers.get("content-length", "0").strip()
-        if not length.isascii() or not length.isdigit():
-            raise HttpError(400, "Content-Length is not a number")
-        if self._chunked and "content-length" in headers:
-            raise HttpError(400, "a body has a length or comes in chunks, not both")
-        self._left = 0 if self._chunked else int(length)
-        self._ended = not self._chunked and self._left == 0
-        self._decoder: Decoder | None = _decoder(headers.get("content-encoding", ""))
-        self.size_hint = self._left
-
-    def pieces(self) -> Iterator[bytes | memoryview]:
-        """Yield the plain body; a piece is valid until the next one is asked for."""
-        for piece in self._raw():
-            plain = self._decoder.decompress(piece) if self._decoder else piece
-            self._taken += len(plain)
-            if self._taken > self._limit:
-                raise HttpError(413, f"the body is larger than {self._limit} bytes")
-            if len(plain):
-                yield plain
-
-    def read(self) -> bytes:
-        """Read the whole plain body."""
-        return b"".join(bytes(piece) for piece in self.pieces())
-
-    def _raw(self) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(min(_PIECE, max(self._left, 1 << 16))))
-        while not self._ended:
-            if self._chunked and self._left == 0:
-                size = self._stream.readline(64).split(b";")[0].strip()
-                try:
-                    self._left = int(size, 16)
-                except ValueError:
-                    raise HttpError(400, "a chunk of the body has no length") from None
-                if self._left < 0:
-                    raise HttpError(400, "a chunk of the body has a negative length")
-                if self._left == 0:
-                    while self._stream.readline(_MAX_LINE).strip():
-                        pass
-                    self._ended = True
-                    return
-            taken = self._stream.readinto(buffer[: min(len(buffer), self._left)])
-            if not taken:
-                raise ConnectionError("the client left in the middle of a body")
-            self._left -= taken
-            if self._left == 0:
-                if self._chunked:
-                    self._stream.readline(8)
-                else:
-                    self._ended = True
-            yield buffer[:taken]
-
-    def drain(self, limit: int = 1 << 20) -> bool:
-        """Skip what is left of the body; False when that is too much to be worth it."""
-        skipped = 0
-        try:
-            for piece in self._raw():
-                skipped += len(piece)
-                if skipped > limit:
-                    return False
-        except (HttpError, OSError):
-            return False
-        return True
-
-
-@dataclass
-class Request:
-    """One request, its parameters and who asks."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    parameters: dict[str, str]
-    keep_alive: bool
-    query_id: str = ""
-    user: str = ""
-
-    @property
-    def bindings(self) -> dict[str, str]:
-        """Values of the query's `{name:Type}` parameters."""
-        return {key[6:]: value for key, value in self.parameters.items() if key.startswith("param_")}
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """Engine settings of the query."""
-        own = {
-            "query",
-            "query_id",
-            "user",
-            "password",
-            "database",
-            "default_format",
-            "enable_http_compression",
-        }
-        return {
-            key: value
-            for key, value in self.parameters.items()
-            if key not in own
-            and key not in _TRANSPORT
-            and not key.startswith("param_")
-            and key != "cancel_http_readonly_queries_on_client_close"
-        }
 
 
 class Client:
@@ -501,8 +238,8 @@ class Client:
             while not self._engine.draining.is_set():
                 self._idle = True
                 self._connection.settimeout(_IDLE_TIMEOUT_S)
-                request = self._receive()
-                if request is None:
+                request = Request.receive(self._stream)
+                if request is None or self._engine.draining.is_set():
                     return
                 self._idle = False
                 self._connection.settimeout(_SEND_TIMEOUT_S)
@@ -526,35 +263,6 @@ class Client:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
         self._connection.close()
-
-    def _receive(self) -> Request | None:
-        line = self._stream.readline(_MAX_LINE + 1)
-        if not line or self._engine.draining.is_set():
-            return None
-        if len(line) > _MAX_LINE:
-            raise HttpError(400, "the request line is too long: send the query in the body")
-        try:
-            method, target, version = line.decode("latin-1").split()
-        except ValueError:
-            raise HttpError(400, "this is not an HTTP request") from None
-        headers: dict[str, str] = {}
-        while True:
-            line = self._stream.readline(1 << 16)
-            if line in (b"\r\n", b"\n"):
-                break
-            name, colon, value = line.decode("latin-1").partition(":")
-            if not colon or not line.endswith(b"\n"):
-                raise HttpError(400, "a header has no colon")
-            key = name.lower()
-            if key in headers and key in ("content-length", "transfer-encoding", "host"):
-                raise HttpError(400, f"two headers {name}")
-            headers[key] = value.strip()
-            if len(headers) > _MAX_HEADERS:
-                raise HttpError(431, "too many headers")
-        address = urlsplit(target)
-        parameters = dict(parse_qsl(address.query, keep_blank_values=True, max_num_fields=1000))
-        keep_alive = headers.get("connection", "").lower() != "close" and version == "HTTP/1.1"
-        return Request(method, address.path, headers, parameters, keep_alive)
 
     # ---- one request ---------------------------------------------------------------------------
 
@@ -596,7 +304,7 @@ class Client:
             user, password = headers.get("x-clickhouse-user"), headers.get("x-clickhouse-key")
         elif scheme.lower() == "basic":
             try:
-                user, _, password = base64.b64decode(credentials).decode().partition(":")
+                user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
             except ValueError:
                 raise HttpError(400, "the Authorization header cannot be read") from None
         user = user or READER
@@ -639,7 +347,7 @@ class Client:
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             for piece in pieces:
                 head += piece
-            head = bytearray(_form(request, bytes(head)).encode())
+            head = bytearray(form(request, bytes(head)).encode())
         else:
             for piece in pieces:
                 head += piece
@@ -647,10 +355,10 @@ class Client:
                     break
         insert = Insert.parse(bytes(head[: _HEAD_BYTES + len(statement)]))
         if insert is not None:
-            with _memory_file() as file:
-                _write_all(file, memoryview(head)[insert.data_at :])
+            with memory_file() as file:
+                write_all(file, memoryview(head)[insert.data_at :])
                 for piece in pieces:
-                    _write_all(file, piece)
+                    write_all(file, piece)
                 self._insert(request, insert, file)
             return
         for piece in pieces:
@@ -690,15 +398,15 @@ class Client:
         if killed:
             self._kill(request, killed["id"], killed["mode"])
             return
-        output = _trailing_format(sql) or self._default_format(request)
-        watch = kind == "READ_ONLY" and _true(
+        output = trailing_format(sql) or self._default_format(request)
+        watch = kind == "READ_ONLY" and is_true(
             request.parameters.get("cancel_http_readonly_queries_on_client_close")
         )
         if kind != "READ_ONLY":
             self._engine.guard.forget()
         selects = re.match(r"\s*\(*\s*(SELECT|WITH)\b", sql, re.IGNORECASE) is not None
         try:
-            self._run(request, session, sql, output, watch=watch, streams=selects and output in _STREAMABLE)
+            self._run(request, session, sql, output, watch=watch, streams=selects and output in STREAMABLE)
         finally:
             if kind != "READ_ONLY":
                 self._engine.guard.forget()
@@ -711,7 +419,7 @@ class Client:
         statement = request.parameters.get("query", "")
         text = body.read()
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
-            sql = _form(request, text)
+            sql = form(request, text)
         else:
             sql = "\n".join(part for part in (statement, text.decode("utf-8", "replace")) if part)
         if not sql.strip():
@@ -727,7 +435,7 @@ class Client:
 
     def _run_permitted(self, request: Request, permitted: Permitted) -> None:
         output = permitted.output_format or self._default_format(request)
-        streams = permitted.streams and output in _STREAMABLE
+        streams = permitted.streams and output in STREAMABLE
         settings = reader_settings(request.settings, streams=streams)
         session = self._session(READER, settings, DATABASE)
         if not self._engine.readers.acquire(timeout=self._engine.options.reader_wait_s):
@@ -810,7 +518,7 @@ class Client:
 
     def _headers(self, request: Request, output: str, summary: str) -> dict[str, str]:
         return {
-            "Content-Type": _CONTENT_TYPES.get(output, "text/plain; charset=UTF-8"),
+            "Content-Type": CONTENT_TYPES.get(output, "text/plain; charset=UTF-8"),
             "X-ClickHouse-Server-Display-Name": "gatewatch",
             "X-ClickHouse-Query-Id": _header_text(request.query_id),
             "X-ClickHouse-Format": output,
@@ -830,7 +538,7 @@ class Client:
     def _send_stream(self, request: Request, blocks: Iterator[memoryview], output: str) -> None:
         """Send blocks as they come; the first one decides whether the answer is an error."""
         encoder = _encoder(request)
-        blocks = _joined(blocks, output)
+        blocks = joined(blocks, output)
         first = next(blocks, memoryview(b""))
         tag = secrets.token_hex(8)
         headers = self._headers(request, output, "{}") | {
@@ -860,6 +568,10 @@ class Client:
                 tag.encode(),
             )
             self._send_chunk(b"", encoder.compress(tail) + encoder.flush() if encoder else tail)
+            if "clickhouse-connect" in request.headers.get("user-agent", ""):
+                # It looks for the markers. Over urllib3-future it never sees them when the body stays
+                # open, and takes the rows so far for the whole result.
+                self._connection.sendall(b"0\r\n\r\n")
             raise ConnectionError("the answer was cut off by an error") from error
 
     def _send_chunk(self, start: bytes, data: Any) -> None:
@@ -909,103 +621,6 @@ _KILL: Final = re.compile(
     r"\s*KILL\s+QUERY\s+WHERE\s+`?query_id`?\s*=\s*'(?P<id>[^'\\]*)'\s*(?P<mode>SYNC|ASYNC)?\s*;?\s*",
     re.IGNORECASE,
 )
-_FORMAT_AT_END: Final = re.compile(r"\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
-_INSERT: Final = re.compile(rb"(\s|--[^\n]*\n|/\*.*?\*/)*INSERT\b", re.IGNORECASE | re.DOTALL)
-# Everything that can hide a keyword from a reader of SQL: strings, quoted names, comments.
-_TOKEN: Final = re.compile(
-    rb"""'(?:[^'\\]|\\.)*' | `(?:[^`\\]|\\.)*` | "(?:[^"\\]|\\.)*"
-    | --[^\n]* | /\*.*?\*/ | \w+ | [()] | .""",
-    re.VERBOSE | re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class Insert:
-    """An INSERT whose rows follow it in a format.
-
-    Attributes
-    ----------
-    target:
-        The statement up to its settings and format.
-    settings:
-        Its SETTINGS clause, or nothing.
-    input_format:
-        The format of the rows.
-    data_at:
-        Where in the text the rows begin.
-    """
-
-    target: str
-    settings: str
-    input_format: str
-    data_at: int
-
-    @classmethod
-    def parse(cls, text: bytes) -> Insert | None:
-        """Split `INSERT INTO t (a, b) SETTINGS ... FORMAT X` from its rows; None for anything else."""
-        begin = _INSERT.match(text)
-        if begin is None:
-            return None
-        depth = 0
-        settings_at = None
-        for token in _TOKEN.finditer(text, begin.end()):
-            word = token[0]
-            if word == b"(":
-                depth += 1
-            elif word == b")":
-                depth -= 1
-            elif depth == 0:
-                keyword = word.upper()
-                if keyword in (b"SELECT", b"WITH", b"VALUES", b"INFILE", b"WATCH"):
-                    return None
-                if keyword == b"SETTINGS":
-                    settings_at = token.start()
-                elif keyword == b"FORMAT":
-                    named = re.compile(rb"\s+(\w+)[ \t\r]*\n?").match(text, token.end())
-                    if named is None:
-                        return None
-                    if named[1].upper() == b"VALUES":
-                        return None  # the engine reads values from the statement itself
-                    split = settings_at if settings_at is not None else token.start()
-                    return cls(
-                        text[:split].decode().strip(),
-                        text[split : token.start()].decode().strip(),
-                        named[1].decode(),
-                        named.end(),
-                    )
-        return None
-
-    def from_file(self, path: str) -> str:
-        """The same statement with its rows in a file."""
-        file = f"FROM INFILE '{path}' COMPRESSION 'none'"
-        return f"{self.target} {file} {self.settings} FORMAT {self.input_format}"
-
-
-def _trailing_format(sql: str) -> str | None:
-    found = _FORMAT_AT_END.search(sql)
-    return found[1] if found else None
-
-
-def _form(request: Request, body: bytes) -> str:
-    """Read a multipart form: the query and its parameters, as clickhouse-connect sends long ones."""
-    from email import message_from_bytes, policy
-
-    message = message_from_bytes(
-        b"Content-Type: " + request.headers["content-type"].encode("latin-1") + b"\r\n\r\n" + body,
-        policy=policy.HTTP,
-    )
-    query = request.parameters.get("query", "")
-    for part in message.iter_parts():
-        name = part.get_param("name", header="content-disposition")
-        if part.get_filename() is not None:
-            raise EngineError(48, "NOT_IMPLEMENTED", "External tables are not served here")
-        payload = part.get_payload(decode=True)
-        value = payload.decode("utf-8", "replace") if isinstance(payload, bytes) else ""
-        if name == "query":
-            query += value
-        elif isinstance(name, str):
-            request.parameters[name] = value
-    return query
 
 
 def _summary(result: Any, started_ns: int) -> str:
@@ -1027,144 +642,11 @@ def _summary(result: Any, started_ns: int) -> str:
 # ---- bytes --------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _memory_file() -> Iterator[int]:
-    """A file without a name, in memory where the system has that."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("insert", os.MFD_CLOEXEC)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile(buffering=0) as file:
-            yield file.fileno()
-
-
-def _write_all(file: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while len(view):
-        view = view[os.write(file, view) :]
-
-
-def _joined(blocks: Iterator[memoryview], output: str) -> Iterator[memoryview]:
-    """Join blocks that are documents of their own into one: the header once, and one end.
-
-    Blocks of a format without a header are passed on.
-    """
-    header_bytes = _HEADERS.get(output)
-    if header_bytes is None:
-        yield from blocks
-        return
-    end = _ARROW_END if output == "ArrowStream" else b""
-    header: bytes | None = None
-    for block in blocks:
-        if header is None:
-            header = bytes(block[: header_bytes(block)])
-        elif bytes(block[: len(header)]) == header:
-            block = block[len(header) :]
-        else:
-            raise EngineError(49, "LOGICAL_ERROR", f"the header of {output} changed between blocks")
-        yield block[: len(block) - len(end)] if end and bytes(block[-len(end) :]) == end else block
-    yield memoryview(end)
-
-
-def _schema_bytes(block: memoryview) -> int:
-    """Length of an Arrow stream's schema: a marker, the length of its metadata, the metadata.
-
-    See https://arrow.apache.org/docs/format/Columnar.html#ipc-streaming-format.
-    """
-    return 8 + int.from_bytes(block[4:8], "little")
-
-
-def _lines_bytes(count: int) -> Callable[[memoryview], int]:
-    """Length of so many first lines; a line break within CSV's quotes ends none."""
-    lines = re.compile(rb'(?:(?:"(?:[^"]|"")*"|[^"\n])*\n){%d}' % count)
-
-    def measure(block: memoryview) -> int:
-        found = lines.match(block)
-        return found.end() if found else len(block)
-
-    return measure
-
-
-_ARROW_END: Final = b"\xff\xff\xff\xff\0\0\0\0"
-_HEADERS: Final[Mapping[str, Callable[[memoryview], int]]] = {
-    "ArrowStream": _schema_bytes,
-    "CSVWithNames": _lines_bytes(1),
-    "TabSeparatedWithNames": _lines_bytes(1),
-    "TSVWithNames": _lines_bytes(1),
-    "JSONCompactEachRowWithNames": _lines_bytes(1),
-    "JSONCompactEachRowWithNamesAndTypes": _lines_bytes(2),
-    "JSONCompactStringsEachRowWithNames": _lines_bytes(1),
-    "JSONCompactStringsEachRowWithNamesAndTypes": _lines_bytes(2),
-}
-
-
-def _decoder(encoding: str) -> Any:
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return None
-    if name in ("gzip", "deflate"):
-        return zlib.decompressobj(zlib.MAX_WBITS | 32)
-    if name == "lz4":
-        return _lz4().LZ4FrameDecompressor()
-    if name == "zstd":
-        return _zstd().ZstdDecompressor()
-    raise EngineError(
-        48, "NOT_IMPLEMENTED", f"Content-Encoding {name[:20]!r} is not served: gzip, deflate, lz4, zstd are"
-    )
-
-
-class Encoder:
-    """A Content-Encoding of an answer."""
-
-    def __init__(
-        self, name: str, begin: bytes, compress: Callable[[Any], bytes], flush: Callable[[], bytes]
-    ) -> None:
-        self.name = name
-        self._begin = begin
-        self._compress = compress
-        self.flush = flush
-
-    def compress(self, data: Any) -> bytes:
-        """Compress a piece."""
-        begin, self._begin = self._begin, b""
-        return begin + self._compress(data)
-
-
 def _encoder(request: Request) -> Encoder | None:
-    """The first encoding we have that the client accepts and asked for."""
-    if not _true(request.parameters.get("enable_http_compression")):
+    """Compress when the client asks for it, as ClickHouse does, and not because it could."""
+    if not is_true(request.parameters.get("enable_http_compression")):
         return None
-    accepted = {
-        part.split(";")[0].strip().lower() for part in request.headers.get("accept-encoding", "").split(",")
-    }
-    if "lz4" in accepted:
-        frame = _lz4().LZ4FrameCompressor()
-        return Encoder("lz4", frame.begin(), frame.compress, frame.flush)
-    if "zstd" in accepted:
-        stream = _zstd().ZstdCompressor(level=1)
-        return Encoder("zstd", b"", stream.compress, stream.flush)
-    if "gzip" in accepted:
-        packer = zlib.compressobj(3, zlib.DEFLATED, zlib.MAX_WBITS | 16)
-        return Encoder("gzip", b"", packer.compress, packer.flush)
-    return None
-
-
-def _lz4() -> Any:
-    return importlib.import_module("lz4.frame")
-
-
-def _zstd() -> Any:
-    # Python has it from 3.14 on; before, the package that clickhouse-connect brings.
-    return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-
-
-def _true(value: str | None) -> bool:
-    return (value or "").lower() in ("1", "true")
+    return accepted_encoder(request.headers.get("accept-encoding", ""))
 
 
 def _header_text(text: str) -> str:

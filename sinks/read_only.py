@@ -413,6 +413,12 @@ class Guard:
         self._known: OrderedDict[tuple[str, tuple[tuple[str, str], ...]], Permitted] = OrderedDict()
         self._functions = Functions.load(engine)
 
+    def close(self) -> None:
+        """Give the engine sessions back."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._parsers.get_nowait().close()
+
     def forget(self) -> None:
         """Note that the schema may have changed."""
         with self._lock:
