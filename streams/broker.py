@@ -332,7 +332,7 @@ class Broker:
 
     def _answers(self, deadline: float) -> bool:
         assert self._process is not None
-        while not answers(self.port):
+        while not (answers(self.port) and _coordinates(self.port)):
             if not wait_until(deadline, self._process):
                 return False
         # Somebody else's broker may have taken the port before ours could.
@@ -379,13 +379,29 @@ def _record_classes(scratch: Path, kept: Path) -> None:
     made.replace(kept)
 
 
-def answers(port: int, timeout_s: float = 2.0) -> bool:
+def answers(port: int) -> bool:
     """Whether a broker on 127.0.0.1 answers a request.
 
     That it accepts a connection says little: the socket listens before the broker serves it. The
     request is ApiVersions, version 0, which every broker since 0.10 answers without authentication.
     """
-    request = struct.pack(">hhih", 18, 0, 1, -1)
+    return _error_code(port, api=18, body=b"") == 0
+
+
+def _coordinates(port: int) -> bool:
+    """Whether the broker can coordinate a consumer group; asking makes it make its offsets topic.
+
+    Otherwise the first worker of a fresh broker meets GroupCoordinatorNotAvailable, and waits a
+    second before it asks again. The request is FindCoordinator, version 0.
+    """
+    group = b"gatewatch"
+    return _error_code(port, api=10, body=struct.pack(">h", len(group)) + group) == 0
+
+
+def _error_code(port: int, api: int, body: bytes, timeout_s: float = 2.0) -> int | None:
+    """Send one request of Kafka's protocol, and read the error code its answer begins with."""
+    correlation = 1
+    request = struct.pack(">hhih", api, 0, correlation, -1) + body
     try:
         with socket.create_connection((LOOPBACK, port), timeout_s) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
@@ -393,12 +409,12 @@ def answers(port: int, timeout_s: float = 2.0) -> bool:
             while len(head) < 10:
                 part = connection.recv(10 - len(head))
                 if not part:
-                    return False
+                    return None
                 head += part
     except OSError:
-        return False
-    _, correlation, error = struct.unpack(">iih", head)
-    return bool(correlation == 1 and error == 0)
+        return None
+    _, answered, error = struct.unpack(">iih", head)
+    return int(error) if answered == correlation else None
 
 
 def main() -> None:
