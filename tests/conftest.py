@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from hypothesis import settings
 
+from sinks.clickhouse import Sink
+from sinks.migration import migrate
+from sinks.schema import STORE, TABLES
 from streams.artifact import ArtifactError
 from streams.broker import Broker
 from streams.topic import create_topics
@@ -17,7 +21,11 @@ from streams.topic import create_topics
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 # A test that uses one of these fixtures needs what the marker says, so it need not say it again.
-_MARKS: Final = {"broker": "kafka", "engine": "engine"}
+_MARKS: Final = {"broker": "kafka", "engine": "engine", "sink": "engine"}
+
+# The same examples in every run: what fails, fails again, and nothing is kept between runs.
+settings.register_profile("gatewatch", derandomize=True, database=None, deadline=None)
+settings.load_profile("gatewatch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -70,3 +78,20 @@ def make_topic(broker: Broker, topic_name: Callable[[], str]) -> Callable[[int],
         return name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def embedded_sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
+    """The engine inside this process, migrated. A process can open one directory only, so use this one."""
+    sink = Sink(f"chdb://{tmp_path_factory.mktemp('chdb')}")
+    migrate(sink)
+    yield sink
+    sink.close()
+
+
+@pytest.fixture
+def sink(embedded_sink: Sink) -> Sink:
+    """The engine inside this process, with empty tables."""
+    for table in TABLES:
+        embedded_sink.command(f"TRUNCATE TABLE {STORE}.{table.name}")
+    return embedded_sink
