@@ -255,12 +255,26 @@ class Settings:
         return environment
 
 
-OTHER_VARIABLES: Final[Mapping[str, str]] = {
+OTHER_VARIABLES: Final[Mapping[str, tuple[str, str, str]]] = {
     "GATEWATCH_CACHE": (
-        "Directory of downloads; `$XDG_CACHE_HOME/gatewatch` or `~/.cache/gatewatch` when not set."
+        "directory",
+        "",
+        "Directory of downloads; `$XDG_CACHE_HOME/gatewatch` or `~/.cache/gatewatch` when not set.",
     ),
+    "GATEWATCH_WRITER_PASSWORD": (
+        "secret",
+        "",
+        "`docker-compose.yml`: password of the ClickHouse user `writer`.",
+    ),
+    "GATEWATCH_READER_PASSWORD": (
+        "secret",
+        "",
+        "`docker-compose.yml`: password of the ClickHouse user `reader`.",
+    ),
+    "GATEWATCH_KAFKA_PORT": ("port", "9094", "`docker-compose.yml`: Kafka's port on 127.0.0.1."),
+    "GATEWATCH_CLICKHOUSE_PORT": ("port", "8123", "`docker-compose.yml`: ClickHouse's port on 127.0.0.1."),
 }
-"""Variables that are read without :class:`Settings`, and what they mean."""
+"""Variables that are read without :class:`Settings`: type, default and meaning."""
 
 
 # Kubernetes describes a service named gatewatch-x by variables such as GATEWATCH_X_SERVICE_HOST and
@@ -309,8 +323,10 @@ def markdown() -> str:
         lines.append(
             f"| `{setting.variable}` | {setting.kind} | {default} | {setting.unit} | {setting.description} |"
         )
-    for variable, description in OTHER_VARIABLES.items():
-        lines.append(f"| `{variable}` | directory | none | | {description} |")
+    for variable, (kind, default, description) in OTHER_VARIABLES.items():
+        lines.append(
+            f"| `{variable}` | {kind} | {f'`{default}`' if default else 'none'} |  | {description} |"
+        )
     return "\n".join(lines) + "\n"
 
 
