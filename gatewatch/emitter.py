@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import itertools
 import logging
 import os
@@ -621,15 +622,14 @@ class Emitter:
     def _knock(self) -> None:
         """See whether a broker listens before a client is made.
 
-        kafka-python 3.0.12 leaves sockets open when it cannot connect, and logs an error for each
-        try: a gateway without its broker should neither leak nor shout.
+        kafka-python logs an error for each try: a gateway without its broker should not shout.
 
         Raises
         ------
         OSError
             Nobody listens.
         """
-        if self._producer_options["proxy_url"] is not None:
+        if self._producer_options["proxy_url"] != _DIRECT:
             return  # what cannot be reached directly may be reached through the proxy
         failure = OSError("no bootstrap server")
         for server in self._producer_options["bootstrap_servers"]:
@@ -756,6 +756,7 @@ def _producer_options(
         raise ValueError(f"compression {compression!r} is not known")
     if not KafkaProducer._COMPRESSORS[compression][0]():
         raise ValueError(f"compression {compression!r} needs a library that is not installed")
+    _adjust_kafka_client()
     servers = [server.strip() for server in bootstrap.split(",") if server.strip()]
     for server in servers:
         _, colon, port = server.rpartition(":")
@@ -772,7 +773,7 @@ def _producer_options(
         "reconnect_backoff_max_ms": 2_000,
         "metrics_enabled": False,
         "allow_auto_create_topics": False,
-        "proxy_url": None,
+        "proxy_url": _DIRECT,
         **kafka,
         "bootstrap_servers": servers,
         "acks": "all",
@@ -780,6 +781,44 @@ def _producer_options(
         "compression_type": compression,
         "delivery_timeout_ms": int(delivery_timeout_s * 1_000),
     }
+
+
+_DIRECT: Final = "gatewatch-direct://"
+
+
+@functools.cache
+def _adjust_kafka_client() -> None:
+    """Two things that kafka-python 3.0.12 does not do for us, once for the process."""
+    from kafka.net.inet import KafkaNetSocket
+
+    class DirectSocket(KafkaNetSocket):  # type: ignore[misc]  # kafka-python has no types
+        """A plain connection, registered as a "proxy" scheme, that closes what does not connect.
+
+        The client's own leaves the socket of each refused connection to the garbage collector:
+        one every second or two for as long as the broker is down.
+        """
+
+        SCHEMES = (_DIRECT.partition(":")[0],)
+
+        async def sock_connect(self, net: Any, sock: Any, sockaddr: Any, timeout_at: Any = None) -> Any:
+            try:
+                return await super().sock_connect(net, sock, sockaddr, timeout_at=timeout_at)
+            except BaseException:
+                sock.close()
+                raise
+
+    for name in ("kafka.producer.sender", "kafka.net.connection", "kafka.protocol.parser"):
+        logging.getLogger(name).addFilter(_without_records)
+
+
+def _without_records(entry: logging.LogRecord) -> bool:
+    """Keep produce requests out of the client's debug log: they hold what is sent, prompts included."""
+    arguments = entry.args if isinstance(entry.args, tuple) else (entry.args,)
+    return not any(
+        isinstance(argument, dict | bytes | bytearray | memoryview)
+        or type(argument).__name__.startswith("ProduceRequest")
+        for argument in arguments
+    )
 
 
 def _shut(producer: Any, *, force: bool) -> None:
