@@ -201,6 +201,13 @@ class Settings:
         "Rows that a worker holds in memory while ClickHouse does not take them; then it stops reading.",
         unit="bytes",
     )
+    session_timeout_s: float = _setting(
+        _number(1, 600),
+        30.0,
+        "A worker that Kafka has not heard of for so long is taken for dead, and its partitions go to others. "
+        "Within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms.",
+        unit="s",
+    )
     metrics_host: str = _setting(WORD, "127.0.0.1", "Address that /metrics and /healthz listen on.")
     metrics_port: int = _setting(
         _integer(0, 65_535), 0, "Port of /metrics and /healthz; 0 is off.", unit="port"

@@ -129,9 +129,9 @@ class Worker:
             consumer_auto_offset_reset="earliest",
             broker_commit_interval=1.0,
             broker_max_poll_records=500,
-            broker_session_timeout=30.0,
-            broker_heartbeat_interval=3.0,
-            broker_request_timeout=60.0,
+            broker_session_timeout=settings.session_timeout_s,
+            broker_heartbeat_interval=settings.session_timeout_s / 10,
+            broker_request_timeout=max(60.0, settings.session_timeout_s + 10),
             consumer_metadata_max_age_ms=30_000,  # how soon added partitions are noticed
             stream_recovery_delay=0.0,
         )
