@@ -568,10 +568,6 @@ class Client:
                 tag.encode(),
             )
             self._send_chunk(b"", encoder.compress(tail) + encoder.flush() if encoder else tail)
-            if "clickhouse-connect" in request.headers.get("user-agent", ""):
-                # It looks for the markers. Over urllib3-future it never sees them when the body stays
-                # open, and takes the rows so far for the whole result.
-                self._connection.sendall(b"0\r\n\r\n")
             raise ConnectionError("the answer was cut off by an error") from error
 
     def _send_chunk(self, start: bytes, data: Any) -> None:

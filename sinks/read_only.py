@@ -585,7 +585,7 @@ class Guard:
             f"SELECT engine, name FROM system.tables WHERE database = {quote(DATABASE)} "
             "UNION ALL SELECT 'database', name FROM system.databases"
         )
-        found = [line.split("\t", 1) for line in rows.splitlines()]
+        found = [line.split("\t", 1) for line in rows.split("\n") if line]
         catalogue = Catalogue(
             views=frozenset(name for engine, name in found if engine == "View"),
             others=frozenset(name for engine, name in found if engine not in ("View", "database")),
@@ -628,7 +628,7 @@ class Functions:
             "SELECT name, is_aggregate, case_insensitive, alias_to, origin, categories, higher_order "
             "FROM system.functions"
         )
-        found = [line.split("\t") for line in rows.splitlines()]
+        found = [line.split("\t") for line in rows.split("\n") if line]
         of = {row[0]: row for row in found}
         allowed: dict[str, bool] = dict.fromkeys(("lambda", "exists", "untuple"), False)
         for name, aggregate, _, alias_to, origin, _, _ in found:
@@ -684,8 +684,9 @@ def parse_tree(text: str) -> Node:
     root = Node("")
     path = [root]
     announced: list[tuple[Node, int]] = []
-    for line in text.splitlines():
-        if not line.strip():
+    # Not splitlines(): it also splits at U+2028 and the like, which a name may hold.
+    for line in text.split("\n"):
+        if not line:
             continue
         depth = len(line) - len(line.lstrip(" "))
         body = line[depth:]

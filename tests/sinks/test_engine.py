@@ -293,7 +293,9 @@ def test_a_streamed_result_is_one_document(engine: RunningEngine, output: str) -
 def test_an_error_among_the_rows_is_not_taken_for_their_end(engine: RunningEngine, reader: Client) -> None:
     sql = "SELECT throwIf(number = 3000000, 'too far') FROM numbers(5000000)"
     with pytest.raises(StreamFailureError, match="too far"):
-        reader.query(sql)
+        _ = reader.query(sql).result_rows  # a result is read when it is asked for
+    with pytest.raises(DatabaseError, match="too far"):
+        reader.query_arrow(sql)
     with pytest.raises(http.client.IncompleteRead):
         engine.ask(sql)
 

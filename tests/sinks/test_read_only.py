@@ -247,6 +247,7 @@ REFUSED = {
     "a name of two lines": "SELECT 1 AS `a\n  Literal UInt64_1`, file('/etc/hostname')",
     "a name with a line break": "SELECT 1 AS `a\\nb`",
     "a name that looks like the tree": "SELECT 1 AS `x (children 4)`",
+    "a table in a name of two lines to Python": "SELECT 1 FROM `gatewatch_store\u2028`.`calls`",
     "a name with an alias inside": "SELECT * FROM `gatewatch`.`calls (alias x)`",
     "a heredoc around a quote": "SELECT $x$'$x$, file('/etc/hostname') -- '",
     "sleeping": "SELECT sleep(3)",
@@ -384,6 +385,12 @@ def test_readers_change_no_other_setting(setting: dict[str, str]) -> None:
 def test_a_tree_that_contradicts_itself_is_refused(text: str) -> None:
     with pytest.raises(EngineError, match="cannot be read"):
         parse_tree(text)
+
+
+def test_only_a_line_feed_ends_a_line_of_the_tree() -> None:
+    for separator in "\u2028\u2029\x85\x0b\x0c\x1c":
+        tree = parse_tree(f"A (children 1)\n Identifier a{separator} Literal 1\n")
+        assert [child.text for child in tree.children] == [f"Identifier a{separator} Literal 1"]
 
 
 def test_a_tree_is_read() -> None:
