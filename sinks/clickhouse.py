@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -28,6 +29,8 @@ _INSERT: Final = {
     "optimize_on_insert": 0,
 }
 _SILENT: Final = "the sink did not answer as expected"
+_QUOTES_NAMES: Final = frozenset((60, 81))
+"""Codes, unknown table and database, whose messages quote a name where others quote a value."""
 
 
 class SinkError(Exception):
@@ -94,10 +97,22 @@ class Sink:
         except Exception as error:
             raise _sink_error(error, f"insert of {rows.num_rows} rows into {table} failed") from None
 
+    def insert_raw(self, table: str, body: bytes, format_name: str, **settings: Any) -> None:
+        """Insert bytes in one of ClickHouse's formats.
+
+        Raises
+        ------
+        SinkError
+        """
+        try:
+            self._client.raw_insert(table, insert_block=body, settings=_INSERT | settings, fmt=format_name)
+        except Exception as error:
+            raise _sink_error(error, f"insert of {len(body)} bytes into {table} failed") from None
+
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
         """Rows of a query; ``{name:Type}`` in it are bound from ``parameters``."""
         try:
-            return self._client.query(sql, parameters=dict(parameters or {})).result_rows  # type: ignore[no-any-return]
+            return self._client.query(sql, parameters=dict(parameters or {})).result_rows
         except Exception as error:
             raise _sink_error(error, "query failed") from None
 
@@ -130,7 +145,11 @@ def _sink_error(error: Exception, what: str) -> SinkError:
     if isinstance(error, ClickHouseError) or code is not None:
         # ClickHouse echoes rows that it cannot read: keep the first line up to the first quoted value.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else _SILENT
-        for mark in ("(at row", "Row 1:", "while processing row", ": While executing", "[query:"):
+        marks = ("(at row", "Row 1:", "while processing row", ": While executing", "[query:", " In scope")
+        for mark in marks if code in _QUOTES_NAMES else (*marks, "'"):
             reason = reason.partition(mark)[0]
-        return SinkError(f"{what}: {reason[:300].rstrip(' :')}", code if isinstance(code, int) else None)
+        column = re.search(r"while converting column `(\w+)`", str(error))
+        where = f" in column {column[1]}" if column else ""
+        message = f"{what}: {reason[:300].rstrip(' :')}{where}"
+        return SinkError(message, code if isinstance(code, int) else None)
     return SinkError(f"{what}: {type(error).__name__}: no answer")

@@ -64,7 +64,7 @@ def statements(sql: str) -> Iterator[str]:
     """The statements of a migration, without comment lines."""
     lines = [line for line in sql.splitlines() if not line.lstrip().startswith("--")]
     for statement in "\n".join(lines).split(";\n"):
-        text = statement.strip().removesuffix(";")
+        text = statement.strip().removesuffix(";").strip()
         if text:
             yield text
 

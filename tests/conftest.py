@@ -85,6 +85,8 @@ def embedded_sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
     """The engine inside this process, migrated. A process can open one directory only, so use this one."""
     sink = Sink(f"chdb://{tmp_path_factory.mktemp('chdb')}")
     migrate(sink)
+    # Tests speak of fixed dates: their rows must not expire.
+    sink.command("SYSTEM STOP TTL MERGES")
     yield sink
     sink.close()
 
