@@ -187,6 +187,19 @@ def test_the_kafka_client_is_told_to_keep_every_promise(
     assert options["client_id"] == "mine"
 
 
+@pytest.mark.parametrize(("found", "compression"), [(True, None), (False, "gzip")])
+def test_records_are_compressed_where_their_checksum_would_cost_more(
+    emitters: Callable[..., Emitter],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    found: bool,
+    compression: str | None,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name if found else None)
+    assert emitters()._producer_options["compression_type"] == compression
+    assert ("gatewatch[fast]" in caplog.text) is not found
+
+
 # --- stamping -------------------------------------------------------------------------------------
 
 
