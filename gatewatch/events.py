@@ -43,6 +43,7 @@ __all__ = [
     "decode_record",
     "encode",
     "json_schema",
+    "split_record",
 ]
 
 VERSION: Final = 1
@@ -428,9 +429,14 @@ def decode_line(line: bytes) -> Event | Reject:
         return Reject("invalid_json", f"the line cannot be read as JSON ({type(error).__name__})")
 
 
+def split_record(value: bytes) -> list[bytes]:
+    """The lines of a Kafka record's value, as they are numbered from 0: those that are not blank."""
+    return [line for line in value.split(b"\n") if line and not line.isspace()]
+
+
 def decode_record(value: bytes) -> list[Event | Reject]:
     """What a Kafka record's value says, in the order of its lines. Blank lines are skipped."""
-    lines = [line for line in value.split(b"\n") if line and not line.isspace()]
+    lines = split_record(value)
     if not lines:
         return [Reject("empty_record", "the record holds no event; send one JSON object a line")]
     return [decode_line(line) for line in lines]

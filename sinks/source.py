@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from sinks.clickhouse import Sink
 from sinks.schema import STORE
 
-__all__ = ["add_source", "chunk_sizes"]
+__all__ = ["RegisteredSource", "add_source", "chunk_sizes", "registered_sources"]
+
+
+class RegisteredSource(Struct, frozen=True):
+    """A partition of one incarnation of a topic."""
+
+    source: int
+    topic: str
+    partition: int
+
+
+def registered_sources(sink: Sink) -> list[RegisteredSource]:
+    """All sources that were ever read, in the order in which they were first read."""
+    rows = sink.rows(
+        f"SELECT source, topic, partition FROM {STORE}.sources FINAL ORDER BY registered_at, source"
+    )
+    return [RegisteredSource(int(source), str(topic), int(partition)) for source, topic, partition in rows]
 
 
 def chunk_sizes(sink: Sink, sources: Sequence[int]) -> dict[int, int]:
