@@ -24,10 +24,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
+from numpy.typing import NDArray
 
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
 
-__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding"]
+__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding", "read_fields"]
 
 Encoding: TypeAlias = Literal["text", "maybe", "micros", "tokens", "flag", "json", "nano", "time", "hashes"]
 
@@ -133,9 +134,11 @@ def _compile(fields: Sequence[str]) -> _Extract:
 
 
 class _Kind(Struct, frozen=True):
+    """How events of one kind are read."""
+
     columns: tuple[Column, ...]
+    fields: tuple[str, ...]
     extract: _Extract
-    ranked: bool
 
 
 def _kind_of(struct: type[CallEvent]) -> _Kind:
@@ -144,17 +147,33 @@ def _kind_of(struct: type[CallEvent]) -> _Kind:
     if struct is Token:
         # What a stream has produced so far is output, of the lowest rank.
         columns += (Column("output_tokens", "output_tokens_so_far", "tokens"),)
-    names = [column.field for column in columns]
-    ranked = "usage_source" in fields
-    return _Kind(columns, _compile([*names, "usage_source"] if ranked else names), ranked)
+    read = [column.field for column in columns]
+    read += [field for field in _CONTROL_FIELDS if field in fields]
+    return _Kind(columns, tuple(read), _compile(read))
 
 
+# Read along, and no columns: numbering, what ranks usage, what is normalised or kept elsewhere.
+_CONTROL_FIELDS: Final = ("emitter_id", "seq", "usage_source", "provider_usage", "input_text", "output_text")
 _KINDS: Final = {struct: _kind_of(struct) for struct in CALL_KINDS}
 _RANKS: Final[dict[str | None, int]] = {
     None: RANK_PROVIDER,
     "provider": RANK_PROVIDER,
     "estimated": RANK_ESTIMATED,
 }
+
+
+def read_fields(kind: type[CallEvent], events: Sequence[CallEvent]) -> dict[str, list[Any]]:
+    """Every field of many events of one kind, as one list each."""
+    known = _KINDS[kind]
+    return dict(zip(known.fields, known.extract(events), strict=True))
+
+
+class _Slice(Struct, frozen=True):
+    n: int
+    bit: int
+    arrays: dict[str, pa.Array]
+    rank: int | NDArray[np.int64]
+    position: NDArray[np.int64]
 
 
 class CallBatch:
@@ -165,55 +184,92 @@ class CallBatch:
     """
 
     def __init__(self) -> None:
-        self._slices: list[pa.Table] = []
+        self._slices: list[_Slice] = []
 
-    def __len__(self) -> int:
-        return sum(table.num_rows for table in self._slices)
+    def add(self, kind: type[CallEvent], lists: dict[str, list[Any]], position: NDArray[np.int64]) -> None:
+        """Append events of one kind.
 
-    def add(self, kind: type[CallEvent], events: Sequence[CallEvent], position: Sequence[int] | None) -> None:
-        """Append events of one kind; ``position`` is each one's place among all events of the chunk."""
-        known = _KINDS[kind]
-        n = len(events)
-        lists = known.extract(events)
-        rank = _rank_of(lists[-1], n) if known.ranked else None
+        Parameters
+        ----------
+        lists
+            What :func:`read_fields` gives.
+        position
+            Each event's place among all events of the chunk.
+        """
+        n = len(position)
         arrays: dict[str, pa.Array] = {}
-        for column, values in zip(known.columns, lists, strict=False):
+        for column in _KINDS[kind].columns:
+            values = lists[column.field]
             unknown = _UNKNOWN.get(column.encoding)
-            if values[0] == unknown and values.count(unknown) == n:
+            first = values[0]
+            if first == values[n // 2] == values[-1] and values.count(first) == n:
+                if first != unknown:
+                    arrays[column.name] = _repeat(column.encoding, first, n)
                 continue
-            arrays[column.name] = _encode(column.encoding, values, rank)
-        arrays["parts"] = pa.array(np.full(n, CALL_KINDS[kind], dtype=np.uint8))
-        if position is not None:
-            arrays["position"] = pa.array(np.asarray(position, dtype=np.int64))
-        self._slices.append(pa.table(arrays))
+            arrays[column.name] = _array(column.encoding, values)
+        sources = lists.get("usage_source")
+        rank = RANK_PROGRESS << RANK_SHIFT if sources is None else _rank_of(sources, n)
+        self._slices.append(_Slice(n, CALL_KINDS[kind], arrays, rank, position))
 
     def table(self) -> pa.Table | None:
-        """All rows in one table, text as plain strings; a column that no event speaks of is absent."""
-        if not self._slices:
+        """All rows in one table, text as plain strings; a column that no event speaks of is absent.
+
+        Beside the columns of ``calls`` it has ``parts``, the bit of the event's kind, and ``position``.
+        """
+        slices = self._slices
+        if not slices:
             return None
-        if len(self._slices) == 1:
-            return self._slices[0]
-        table = pa.concat_tables(self._slices, promote_options="default")
-        return table.combine_chunks()
+        present = {name for part in slices for name in part.arrays}
+        columns: dict[str, pa.Array] = {}
+        for column in CALL_COLUMNS:
+            if column.name not in present:
+                continue
+            kind = _ARROW[column.encoding]
+            chunks = [part.arrays.get(column.name) for part in slices]
+            joined = pa.chunked_array(
+                [
+                    pa.nulls(part.n, kind) if chunk is None else chunk
+                    for chunk, part in zip(chunks, slices, strict=True)
+                ],
+                kind,
+            ).combine_chunks()
+            rank = None
+            if column.encoding == "tokens":
+                rank = pa.array(np.concatenate([np.broadcast_to(part.rank, part.n) for part in slices]))
+            columns[column.name] = _encode(column.encoding, joined, rank)
+        columns["parts"] = pa.array(np.repeat([part.bit for part in slices], [part.n for part in slices]))
+        columns["parts"] = columns["parts"].cast(pa.uint8())
+        columns["position"] = pa.array(np.concatenate([part.position for part in slices]))
+        return pa.table(columns)
 
 
-def _rank_of(sources: list[str | None], n: int) -> Any:
+def _rank_of(sources: list[str | None], n: int) -> int | NDArray[np.int64]:
     """The rank, in its place above the count, of each event's usage; one number when all are equal."""
     first = sources[0]
     if sources.count(first) == n:
         return _RANKS.get(first, RANK_PROGRESS) << RANK_SHIFT
-    return pa.array([_RANKS.get(source, RANK_PROGRESS) << RANK_SHIFT for source in sources], pa.int64())
+    ranks = [_RANKS.get(source, RANK_PROGRESS) << RANK_SHIFT for source in sources]
+    return np.array(ranks, dtype=np.int64)
 
 
-def _encode(encoding: Encoding, values: list[Any], rank: Any) -> pa.Array:
+def _array(encoding: Encoding, values: list[Any]) -> pa.Array:
     if encoding == "json":
-        return pa.array([_json_encode(value).decode() if value else "" for value in values], pa.string())
-    array = pa.array(values, _ARROW[encoding])
+        values = [_json_encode(value).decode() if value else "" for value in values]
+    return pa.array(values, _ARROW[encoding])
+
+
+def _repeat(encoding: Encoding, value: Any, n: int) -> pa.Array:
+    if encoding == "json":
+        value = _json_encode(value).decode()
+    return pa.repeat(pa.scalar(value, _ARROW[encoding]), n)
+
+
+def _encode(encoding: Encoding, array: pa.Array, rank: pa.Array | None) -> pa.Array:
     match encoding:
         case "maybe":
             return pc.add(array, 1)
         case "tokens":
-            return pc.add(array, RANK_PROGRESS << RANK_SHIFT if rank is None else rank)
+            return pc.add(array, rank)
         case "micros":
             return pc.add(pc.round(pc.multiply(array, 1000.0)).cast(pa.int64()), 1)
         case "nano":
@@ -222,5 +278,5 @@ def _encode(encoding: Encoding, values: list[Any], rank: Any) -> pa.Array:
             return pc.add(array.cast(pa.int64()), 1)
         case "hashes":
             return pc.fill_null(array, pa.scalar([], pa.list_(pa.int64())))
-        case "text" | "time":
+        case "text" | "time" | "json":
             return array

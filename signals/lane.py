@@ -8,8 +8,7 @@ everything fed so far. What may be acknowledged, and when, is the caller's busin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import attrgetter
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -30,10 +29,11 @@ from gatewatch.events import (
     Resource,
     decode_record,
     event_decoder,
+    split_record,
 )
 from gatewatch.usage import UsageError, read_usage
 from signals.chunk import FAMILIES, WINDOW_S, Chunk, ChunkTotals, Measured
-from signals.column import CALL_KINDS, CallBatch
+from signals.column import CallBatch, read_fields
 from signals.sequence import SequenceRanges
 
 __all__ = ["DeadLetter", "Lane", "LaneRows", "Rules"]
@@ -266,7 +266,7 @@ class Lane:
                 continue
             good: list[Event] = []
             lines: list[int] = []
-            raw = _lines(value)
+            raw = split_record(value)
             for line, decoded in enumerate(decode_record(value)):
                 if isinstance(decoded, Reject):
                     body = raw[line] if raw else value
@@ -305,16 +305,15 @@ class Lane:
                 return values[index]
             ends = np.cumsum(counts)
             record = int(np.searchsorted(ends, index, side="right"))
-            return _lines(values[record])[index - int(ends[record] - counts[record])]
+            return split_record(values[record])[index - int(ends[record] - counts[record])]
 
         open_ = self._open
-        open_.seq.append(
-            np.array([-1 if event.seq is None else event.seq for event in events], dtype=np.int64)
-        )
-        open_.emitter.append(pa.array([event.emitter_id for event in events], pa.string()))
+        fields = _Fields(events)
+        open_.seq.append(fields.numbers("seq", otherwise=-1))
+        open_.emitter.append(_strings(fields.read("emitter_id")))
         accepted = np.ones(len(events), dtype=np.bool_)
         open_.accepted.append(accepted)
-        refused = self._refusals(events, appended)
+        refused, changed = self._refusals(events, fields, appended)
         if refused:
             # They did arrive, so their numbers stay: a refused event is no gap.
             accepted[list(refused)] = False
@@ -326,39 +325,40 @@ class Lane:
             appended = appended[kept]
             if not events:
                 return
+        if refused or changed:
+            fields = _Fields(events)
         n = len(events)
         self._events += n
-        types = set(map(type, events))
-        if len(types) == 1:
-            kind = np.full(n, _KIND_CODE[types.pop()], dtype=np.int64)
-        else:
-            kind = np.fromiter((_KIND_CODE[type(event)] for event in events), np.int64, n)
-        open_.kind.append(kind)
-        open_.at.append(np.array([event.at_ms for event in events], dtype=np.int64))
+        open_.kind.append(fields.kind)
+        open_.at.append(fields.numbers("at_ms"))
         open_.appended.append(appended)
-        open_.gateway.append(pa.array([event.gateway for event in events], pa.string()))
-        for struct, code in _KIND_CODE.items():
-            at = np.flatnonzero(kind == code)
-            if not len(at):
-                continue
-            same = events if len(at) == n else [events[i] for i in at.tolist()]
-            if struct in CALL_KINDS:
-                calls: list[CallEvent] = same  # type: ignore[assignment]
-                open_.calls.add(struct, calls, at + open_.positions)  # type: ignore[arg-type]
-                self._texts.extend(_texts(calls))
+        open_.gateway.append(_strings(fields.read("gateway")))
+        for struct, at, same in fields.by_kind():
+            if issubclass(struct, CallEvent):
+                lists = fields.of(struct, same)
+                open_.calls.add(struct, lists, at + open_.positions)
+                self._texts.extend(_texts(lists))
             else:
                 for i, event in zip(at.tolist(), same, strict=True):
                     offset, line = places[i] if refused else place(i)
-                    self._placed.append(Placed(offset, line, event))  # type: ignore[arg-type]
+                    self._placed.append(Placed(offset, line, event))
         open_.positions += n
 
-    def _refusals(self, events: list[Event], appended: NDArray[np.int64]) -> dict[int, Reject]:
-        """Events that are well-formed and still cannot be taken: impossible times, contradictory usage."""
+    def _refusals(
+        self, events: list[Event], fields: _Fields, appended: NDArray[np.int64]
+    ) -> tuple[dict[int, Reject], bool]:
+        """Events that are well-formed and still cannot be taken: impossible times, contradictory usage.
+
+        Returns
+        -------
+        The refusals by index, and whether events were changed: usage that a gateway sent as its provider
+        gave it is read into the event's counts here.
+        """
         refused: dict[int, Reject] = {}
-        at = np.array([event.at_ms for event in events], dtype=np.int64)
-        started = np.array(_read(events, "started_at_ms", CallEvent, 0), dtype=np.int64)
-        started = np.where(started == 0, at, started)
-        earliest = np.minimum(at, started)
+        changed = False
+        at = fields.numbers("at_ms")
+        started = fields.numbers("started_at_ms", otherwise=-1)
+        earliest = np.where(started < 0, at, np.minimum(at, started))
         latest = np.maximum(at, started)
         old = earliest < appended - self.rules.max_age_ms
         ahead = latest > appended + self.rules.max_skew_ms
@@ -376,13 +376,15 @@ class Lane:
                     f"the event's time is more than {self.rules.max_skew_ms / 1000:g} s after it reached the "
                     "broker; check the gateway's clock and that times are milliseconds since 1970",
                 )
-        raw = _read(events, "provider_usage", Outcome, None)
+        raw = fields.read("provider_usage")
         if raw.count(None) < len(raw):
             for index, usage in enumerate(raw):
-                reject = _normalise_usage(events[index]) if usage is not None else None
-                if reject is not None:
-                    refused[index] = reject
-        return refused
+                if usage is not None:
+                    changed = True
+                    reject = _normalise_usage(events[index])
+                    if reject is not None:
+                        refused[index] = reject
+        return refused, changed
 
     # -- aggregation ---------------------------------------------------------------------------
 
@@ -473,16 +475,55 @@ def _decode_fast(values: list[bytes]) -> tuple[list[int], list[Event] | None]:
     return counts, events
 
 
-def _lines(value: bytes) -> list[bytes]:
-    return [line for line in value.split(b"\n") if line and not line.isspace()]
+class _Fields:
+    """Fields of many events, each read once: reading a field costs as much as decoding it."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self._events = events
+        kinds = set(map(type, events))
+        self._lists: dict[str, list[Any]] = {}
+        self._only: type[Event] | None = None
+        if len(kinds) == 1:
+            self._only = only = kinds.pop()
+            self.kind = np.full(len(events), _KIND_CODE[only], dtype=np.int64)
+            if issubclass(only, CallEvent):
+                self._lists = read_fields(only, events)  # type: ignore[arg-type]
+        else:
+            self.kind = np.fromiter((_KIND_CODE[type(event)] for event in events), np.int64, len(events))
+
+    def read(self, field: str) -> list[Any]:
+        """A field of every event; None where the kind has none such."""
+        found = self._lists.get(field)
+        if found is None:
+            found = self._lists[field] = [getattr(event, field, None) for event in self._events]
+        return found
+
+    def numbers(self, field: str, otherwise: int = 0) -> NDArray[np.int64]:
+        """A field of integers; ``otherwise`` where an event has none."""
+        values = self.read(field)
+        if None in values:
+            values = [otherwise if value is None else value for value in values]
+        return np.array(values, dtype=np.int64)
+
+    def by_kind(self) -> Iterator[tuple[type[Event], NDArray[np.int64], list[Any]]]:
+        """The events of each kind, with their places."""
+        if self._only is not None:
+            yield self._only, np.arange(len(self._events)), self._events
+            return
+        for struct, code in _KIND_CODE.items():
+            at = np.flatnonzero(self.kind == code)
+            if len(at):
+                yield struct, at, [self._events[i] for i in at.tolist()]
+
+    def of(self, struct: type[CallEvent], events: list[CallEvent]) -> dict[str, list[Any]]:
+        """All fields of the events of one kind."""
+        return self._lists if self._only is struct else read_fields(struct, events)
 
 
-def _read(events: Sequence[Event], field: str, struct: type[msgspec.Struct], otherwise: Any) -> list[Any]:
-    """A field of many events; ``otherwise`` for events that are no ``struct``."""
-    if all(issubclass(kind, struct) for kind in set(map(type, events))):
-        get = attrgetter(field)
-        return [get(event) for event in events]
-    return [getattr(event, field, otherwise) for event in events]
+def _strings(values: list[str]) -> pa.Array:
+    if values[0] == values[-1] and values.count(values[0]) == len(values):
+        return pa.repeat(pa.scalar(values[0], pa.string()), len(values))
+    return pa.array(values, pa.string())
 
 
 def _normalise_usage(event: Event) -> Reject | None:
@@ -500,13 +541,16 @@ def _normalise_usage(event: Event) -> Reject | None:
     return None
 
 
-def _texts(calls: Sequence[CallEvent]) -> list[Text]:
-    before = [getattr(call, "input_text", None) for call in calls]
-    after = [getattr(call, "output_text", None) for call in calls]
-    if before.count(None) == after.count(None) == len(calls):
+def _texts(lists: dict[str, list[Any]]) -> list[Text]:
+    call_ids = lists["call_id"]
+    nothing = [None] * len(call_ids)
+    before, after = lists.get("input_text", nothing), lists.get("output_text", nothing)
+    if before.count(None) == after.count(None) == len(call_ids):
         return []
     return [
-        Text(call.call_id, call.started_at_ms, asked, answered)
-        for call, asked, answered in zip(calls, before, after, strict=True)
+        Text(call_id, started_at_ms, asked, answered)
+        for call_id, started_at_ms, asked, answered in zip(
+            call_ids, lists["started_at_ms"], before, after, strict=True
+        )
         if asked is not None or answered is not None
     ]

@@ -11,7 +11,7 @@ import pytest
 
 from gatewatch.events import Call, CallEvent, Token
 from signals.chunk import SIGNALS, Chunk, Measured, series_name
-from signals.column import CallBatch
+from signals.column import CallBatch, read_fields
 from signals.signal import CUTS
 from signals.sketch import bucket_of
 from tests.event import T0_MS, call
@@ -25,7 +25,7 @@ def add(
     """Add events; ``late`` and ``duplicate`` name some by their place."""
     batch = CallBatch()
     for position, event in enumerate(events):
-        batch.add(type(event), [event], [position])
+        batch.add(type(event), read_fields(type(event), [event]), np.array([position]))
     n = len(events)
     kinds = sorted({str(type(event).__struct_config__.tag) for event in events})
     chunk.add(
@@ -88,8 +88,8 @@ def test_the_limit_counts_events_in_their_order_though_kinds_are_stored_apart() 
     ]
     chunk = Chunk(1)
     batch = CallBatch()
-    batch.add(Call, [events[1]], [1])
-    batch.add(Token, [events[0]], [0])
+    batch.add(Call, read_fields(Call, [events[1]]), np.array([1]))
+    batch.add(Token, read_fields(Token, [events[0]]), np.array([0]))
     chunk.add(
         Measured(
             at_ms=np.array([T0_MS, T0_MS]),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
-from signals.column import CALL_COLUMNS, CALL_KINDS, RANK_SHIFT, CallBatch
+from signals.column import CALL_COLUMNS, CALL_KINDS, RANK_SHIFT, CallBatch, read_fields
 from tests.event import T0_MS, call
 
 BASE: dict[str, Any] = {
@@ -26,10 +27,10 @@ BASE: dict[str, Any] = {
 def rows(*events: CallEvent) -> list[dict[str, Any]]:
     batch = CallBatch()
     for event in events:
-        batch.add(type(event), [event], None)
+        batch.add(type(event), read_fields(type(event), [event]), np.array([0]))
     table = batch.table()
     assert table is not None
-    assert len(batch) == len(events)
+    assert batch.table().num_rows == len(events)
     return table.to_pylist()  # type: ignore[no-any-return]
 
 
@@ -71,7 +72,7 @@ def test_what_one_event_says_is_null_or_empty_in_the_others() -> None:
 
 def test_hashes_of_events_without_any_are_empty_within_a_slice() -> None:
     batch = CallBatch()
-    batch.add(Call, [call(1, prefix_hashes=[7]), call(2)], None)
+    batch.add(Call, read_fields(Call, [call(1, prefix_hashes=[7]), call(2)]), np.arange(2))
     table = batch.table()
     assert table is not None
     assert table["prefix_hashes"].to_pylist() == [[7], []]
@@ -96,7 +97,8 @@ RANK = {None: 3, "provider": 3, "estimated": 2, "missing": 1}
 @given(st.lists(st.tuples(SOURCES, st.integers(0, 10**9)), min_size=1, max_size=6))
 def test_a_better_source_of_usage_wins_over_a_larger_count(parts: list[tuple[Any, int]]) -> None:
     batch = CallBatch()
-    batch.add(Response, [Response(**BASE, usage_source=source, output_tokens=n) for source, n in parts], None)
+    responses = [Response(**BASE, usage_source=source, output_tokens=n) for source, n in parts]
+    batch.add(Response, read_fields(Response, responses), np.arange(len(responses)))
     table = batch.table()
     assert table is not None
     merged = max(table["output_tokens"].to_pylist())
@@ -122,7 +124,7 @@ def test_bits_of_kinds_are_distinct() -> None:
 
 def test_positions_are_kept_when_asked_for() -> None:
     batch = CallBatch()
-    batch.add(Call, [call(1), call(2)], [3, 5])
+    batch.add(Call, read_fields(Call, [call(1), call(2)]), np.array([3, 5]))
     table = batch.table()
     assert table is not None
     assert table["position"].to_pylist() == [3, 5]
