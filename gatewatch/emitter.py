@@ -219,8 +219,8 @@ class Emitter:
         self.close_timeout_s = close_timeout_s
         self._producer_options = _producer_options(bootstrap, delivery_timeout_s, compression, kafka or {})
         self._begin()
-        self._start_thread()
         _emitters.add(self)
+        self._start_thread()
 
     def _begin(self) -> None:
         """Everything that a forked child must have of its own."""
@@ -442,8 +442,14 @@ class Emitter:
     # ------------------------------------------------------------------ one process's state
 
     def _start_thread(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="gatewatch-emitter", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="gatewatch-emitter", daemon=True)
+        self._thread = thread
+        try:
+            thread.start()
+        except RuntimeError:
+            # No more threads, or the interpreter is going down: the next emit() tries again.
+            self._thread = None
+            self._parked = True
 
     def _begin_in_child(self) -> None:
         """Called in a forked child, where this is the only thread and no lock can be trusted."""
@@ -466,8 +472,7 @@ class Emitter:
         if self._thread is None and not self._stop:
             with self._lock:
                 if self._thread is None:
-                    with contextlib.suppress(RuntimeError):  # the interpreter is going down
-                        self._start_thread()
+                    self._start_thread()
         self._bell.put(None)
 
     def _settled_upto(self) -> int:
@@ -511,9 +516,16 @@ class Emitter:
         look_s = max(0.001, self.linger_ms / 2_000)
         producer = self._connect()
         idle_since = time.monotonic()
-        seen = 0
+        seen = refused = 0
         while producer is not None and not self._stop:
             now = time.monotonic()
+            if self._dropped_refused != refused:
+                refused = self._dropped_refused
+                if _is_beyond_repair(producer):
+                    _shut(producer, force=True)
+                    self._listen(1.0)
+                    producer = self._connect()
+                    continue
             if now >= self._next_report_s:
                 self._next_report_s = now + REPORT_INTERVAL_S
                 if self.dropped_total and not self._closing:
@@ -830,6 +842,16 @@ def _without_records(entry: logging.LogRecord) -> bool:
         or type(argument).__name__.startswith("ProduceRequest")
         for argument in arguments
     )
+
+
+def _is_beyond_repair(producer: Any) -> bool:
+    """Whether a Kafka client will refuse every further record.
+
+    An idempotent one does after an authorisation failure, for instance, even when that has been
+    put right; only a new one recovers.
+    """
+    state = producer._transaction_manager
+    return state is not None and bool(state.has_fatal_error())
 
 
 def _shut(producer: Any, *, force: bool) -> None:

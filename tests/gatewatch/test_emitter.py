@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import kafka
 import msgspec
 import pytest
-from kafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from kafka.errors import ClusterAuthorizationFailedError, KafkaTimeoutError, MessageSizeTooLargeError
 
 import gatewatch.emitter
 from gatewatch import Call, Emitter, Event, Resource, decode_record
@@ -73,8 +73,8 @@ class SteeredProducer:
     def __init__(self, **options: Any) -> None:
         self.options = options
         self.futures: list[Future] = []
-        self._sender = self
-        self.forced = self.closed = False
+        self._sender = self._transaction_manager = self
+        self.forced = self.closed = self.fatal = False
         SteeredProducer.made.append(self)
 
     def send(self, topic: str, value: memoryview) -> Future:
@@ -86,6 +86,9 @@ class SteeredProducer:
         if SteeredProducer.acknowledge:
             future.succeed()
         return future
+
+    def has_fatal_error(self) -> bool:
+        return self.fatal
 
     def force_close(self) -> None:
         self.forced = True
@@ -387,6 +390,38 @@ def test_a_record_that_the_client_did_not_take_is_tried_again_where_that_is_safe
     assert not emitter.flush(10)
     assert emitter.dropped_by_reason["refused"] == 1
     assert balanced(emitter)
+
+
+def test_a_client_beyond_repair_is_replaced(
+    producers: list[SteeredProducer], emitters: Callable[..., Emitter]
+) -> None:
+    SteeredProducer.acknowledge = False
+    emitter = emitters()
+    emitter.emit(call_event())
+    wait_until(lambda: producers and producers[0].futures)
+    producers[0].fatal = True
+    producers[0].futures[0].fail(ClusterAuthorizationFailedError("no idempotent writes"))
+    wait_until(lambda: len(producers) == 2)
+    assert producers[0].forced
+    SteeredProducer.acknowledge = True
+    emitter.emit(call_event())
+    assert emitter.flush(10)
+    assert (emitter.dropped_by_reason["refused"], emitter.delivered_total) == (1, 1)
+
+
+def test_an_emitter_that_gets_no_thread_tries_again_with_the_next_event(
+    producers: list[SteeredProducer], emitters: Callable[..., Emitter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        emitter = emitters()
+        emitter.emit(call_event())
+    emitter.emit(call_event())
+    assert emitter.flush(10)
+    assert emitter.delivered_total == 2
 
 
 def test_an_emitter_that_dropped_something_says_so(
