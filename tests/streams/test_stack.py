@@ -75,6 +75,32 @@ def alive(pid: int) -> bool:
         return False
 
 
+def start_up(data: Path, commands: Commands, directory: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Start `gatewatch up` with the stand-ins."""
+    stand_ins = [list(command) for command in (commands.engine, commands.migrate, commands.worker)]
+    code = (
+        "from streams import stack\n"
+        "import typer\n"
+        "from gatewatch.cli import up\n"
+        f"stack.Commands.__init__.__defaults__ = tuple({stand_ins!r})\n"
+        "typer.run(up.command)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "--data", str(data), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=directory,
+    )
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     path = tmp_path / "notes"
@@ -277,23 +303,9 @@ def test_a_part_that_cannot_start_is_an_error_and_nothing_is_left(
 def test_up_leaves_nothing_however_it_ends(
     data: Path, commands: Commands, notes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    stand_ins = [list(command) for command in (commands.engine, commands.migrate, commands.worker)]
-    code = (
-        "from streams import stack\n"
-        "import typer\n"
-        "from gatewatch.cli import up\n"
-        f"stack.Commands.__init__.__defaults__ = tuple({stand_ins!r})\n"
-        "typer.run(up.command)\n"
-    )
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "--data", str(data), "--kafka-port", str(port)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-    )
+    process = start_up(data, commands, tmp_path, "--kafka-port", str(port))
     assert process.stdout is not None
-    assert process.stderr is not None
     try:
         assert process.stdout.readline().startswith(b"ready in ")
         state = running_stack(data)
@@ -307,10 +319,25 @@ def test_up_leaves_nothing_however_it_ends(
         assert code_ == (0 if number is signal.SIGTERM else -signal.SIGKILL)
         assert running_stack(data) is None
     finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        process.stderr.close()
+        finish(process)
     # And the directory can be used at once.
     with Stack(data, commands=commands) as again:
         assert again.pids
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_starts_leaves_nothing(
+    data: Path, commands: Commands, notes: Path, tmp_path: Path
+) -> None:
+    process = start_up(data, commands, tmp_path)
+    try:
+        parent = psutil.Process(process.pid)
+        assert until(lambda: len(parent.children()) >= 2)  # the broker and the engine are starting
+        children = [child.pid for child in parent.children()]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        assert until(lambda: not any(alive(pid) for pid in children))
+        assert not noted(notes, "worker")
+        assert running_stack(data) is None
+    finally:
+        finish(process)
