@@ -226,6 +226,11 @@ class KafkaSender:
         return self._emitter.emitter_id
 
     @property
+    def emitted_total(self) -> int:
+        """Events that the emitter has numbered, its own reports included."""
+        return self._emitter.emitted_total
+
+    @property
     def dropped_total(self) -> int:
         """Events that the emitter gave up, and raw lines that the broker refused."""
         return self._emitter.dropped_total + self._raw_dropped_total

@@ -402,7 +402,6 @@ class Traffic:
         output_tokens = np.where(
             (outcome == _DISCONNECT) | (outcome == _UPSTREAM), np.floor(output_tokens * ended), output_tokens
         )
-        reasoning = np.minimum(reasoning, output_tokens)
         total_ms = np.where(failed, fail_ms, ttft_ms + tpot_ms * np.maximum(output_tokens - 1, 0))
         total_ms = np.minimum(total_ms + queue_ms, _LONGEST_MS)
         ttft_ms = np.minimum(ttft_ms + queue_ms, total_ms)

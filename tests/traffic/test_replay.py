@@ -113,12 +113,17 @@ def test_durations_are_not_scaled() -> None:
 @pytest.mark.parametrize("pace", [Pace(speed=3), Pace(flat_out=True), Pace(flat_out=True, start_ms=10**12)])
 def test_parts_of_a_call_agree_on_its_start(pace: Pace) -> None:
     first, second = parts("a", 1000, 31_000), parts("b", 4000, 20_000)
-    recorder, _ = run([first[0], second[0], second[1], first[1]], pace, takes_s=0.01)
+    # Flat out the clock is read once in 64 events, so that many lie between.
+    others = [call(5000 + number) for number in range(200)]
+    recorder, _ = run([first[0], second[0], *others, second[1], first[1]], pace, takes_s=0.01)
     starts: dict[str, set[int]] = {}
+    ends: dict[str, int] = {}
     for event in sent_events(recorder):
-        assert isinstance(event, Request | Latency)
-        starts.setdefault(event.call_id, set()).add(event.started_at_ms)
+        if isinstance(event, Request | Latency):
+            starts.setdefault(event.call_id, set()).add(event.started_at_ms)
+            ends[event.call_id] = event.at_ms
     assert {len(found) for found in starts.values()} == {1}
+    assert all(ends[call_id] > max(found) for call_id, found in starts.items())
 
 
 def test_flat_out_sends_at_once_and_happens_when_sent() -> None:

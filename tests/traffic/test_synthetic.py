@@ -357,8 +357,9 @@ def test_a_flood_adds_calls_of_its_tenant_and_changes_none() -> None:
     added = [call for call_id, call in after.items() if call_id not in before]
     assert {call.tenant for call in added} == {"tenant-02"}
     assert all(20_000 <= call.started_at_ms - MIDNIGHT_MS < 35_000 for call in added)
-    usual = sum(call.tenant == "tenant-02" for call in before.values()) / 60 * 15
-    assert len(added) / usual == pytest.approx(7, rel=0.1)
+    share = 1 / 2 / sum(1 / rank for rank in range(1, 21))
+    expected = 7 * 15 * 200 * share
+    assert abs(len(added) - expected) < 4 * expected**0.5
 
 
 def test_broken_telemetry_breaks_its_share_of_events_in_its_span() -> None:
