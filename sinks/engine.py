@@ -47,6 +47,13 @@ READER: Final = "reader"
 
 _MAX_SQL_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 1 << 18  # how far into a body an INSERT's data may begin (max_query_size)
+# One block on one thread, stored when it is answered; readers' queries (priority 10) give way to it.
+_INSERT_SETTINGS: Final = {
+    "input_format_parallel_parsing": "0",
+    "max_threads": "1",
+    "async_insert": "0",
+    "priority": "1",
+}
 _SESSIONS_KEPT: Final = 4
 _SEND_TIMEOUT_S: Final = 60.0
 _IDLE_TIMEOUT_S: Final = 300.0
@@ -372,11 +379,7 @@ class Client:
         self._statement(request, sql)
 
     def _insert(self, request: Request, insert: Insert, file: int) -> None:
-        settings = {
-            "input_format_parallel_parsing": "0",
-            "max_threads": "1",
-            "async_insert": "0",
-        } | request.settings
+        settings = _INSERT_SETTINGS | request.settings
         session = self._session(WRITER, settings, request.parameters.get("database"))
         sql = insert.from_file(f"/proc/self/fd/{file}" if sys.platform == "linux" else f"/dev/fd/{file}")
         running = self._engine.queries.start(request.query_id, WRITER, session, None)

@@ -319,10 +319,11 @@ def limits(*, streams: bool = True) -> dict[str, str]:
         "result_overflow_mode": "throw",
         "max_temporary_data_on_disk_size_for_query": str(2 << 30),
         "max_threads": "1",
+        # Gives way to a worker's insert, whose priority is 1 (docs/engine.md has the measurement).
+        # Not os_thread_priority: chDB left a pooled thread niced after the query had ended.
+        "priority": "10",
         "use_query_cache": "0",
         "allow_introspection_functions": "0",
-        # Takes effect where the process may change priorities (CAP_SYS_NICE); the engine restores it.
-        "os_thread_priority": "10",
         "readonly": "1",
     }
 

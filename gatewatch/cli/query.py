@@ -295,15 +295,22 @@ def _print_table(pieces: Iterator[bytes]) -> None:
             more += 1
             continue
         row: list[Any] = json.loads(line)
-        table.add_row(
-            *(Text(_plain(value)) if value is not None else Text("NULL", style="dim") for value in row)
-        )
+        table.add_row(*(_cell(value, kind) for value, kind in zip(row, types, strict=True)))
         shown += 1
     console.print(table)
     if more:
         print(f"{more} more rows are not shown: add LIMIT, or use --format csv", file=sys.stderr)
     else:
         console.print(f"{shown} row{'' if shown == 1 else 's'}", style="dim")
+
+
+def _cell(value: object, kind: str) -> Any:
+    from rich.text import Text
+
+    # The formats of strings write NULL so; a text that looks the same is of another type.
+    if value is None or (value == "ᴺᵁᴸᴸ" and "Nullable(" in kind):
+        return Text("NULL", style="dim")
+    return Text(_plain(value))
 
 
 def _plain(value: object) -> str:

@@ -187,3 +187,29 @@ def test_a_directory_at_rest_is_read_by_the_same_rules(tmp_path: Path) -> None:
     refused = query("SELECT * FROM default.t", "--data", str(engine.data))
     assert refused.returncode == 1
     assert "Not available to reader" in refused.stderr
+
+
+@pytest.mark.engine
+def test_the_engine_command_serves_and_stops(tmp_path: Path) -> None:
+    arguments = [
+        sys.executable,
+        "-m",
+        "gatewatch.cli",
+        "engine",
+        "--data",
+        str(tmp_path / "d"),
+        "--port",
+        "0",
+    ]
+    served = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    try:
+        assert served.stdout is not None
+        url = served.stdout.readline().decode().removeprefix("ready ").strip()
+        done = query("SELECT 1 AS a", "--url", url)
+        assert (done.returncode, done.stdout) == (0, '{"a":1}\n')
+        served.send_signal(signal.SIGTERM)
+        out, said = served.communicate(timeout=20)
+    finally:
+        served.kill()
+        served.wait()
+    assert (served.returncode, out, said) == (0, b"", b"")
