@@ -276,7 +276,7 @@ OTHER_VARIABLES: Final[Mapping[str, tuple[str, str, str]]] = {
     "GATEWATCH_READER_PASSWORD": (
         "secret",
         "",
-        "`docker-compose.yml`: password of the ClickHouse user `reader`.",
+        "Password of the ClickHouse user `reader`, for `docker-compose.yml`, `gatewatch query` and `doctor`.",
     ),
     "GATEWATCH_KAFKA_PORT": ("port", "9094", "`docker-compose.yml`: Kafka's port on 127.0.0.1."),
     "GATEWATCH_CLICKHOUSE_PORT": ("port", "8123", "`docker-compose.yml`: ClickHouse's port on 127.0.0.1."),
