@@ -204,7 +204,7 @@ class Settings:
     session_timeout_s: float = _setting(
         _number(1, 600),
         30.0,
-        "A worker that Kafka has not heard of for so long is taken for dead, and its partitions go to others. "
+        "A worker that Kafka has not heard of for so long is taken for dead; its partitions go to others. "
         "Within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms.",
         unit="s",
     )
