@@ -211,12 +211,11 @@ def test_an_event_is_stamped_and_itself_left_alone(
 ) -> None:
     emitter = emitters(environment="production")
     event = call_event(tags={"a": "b"})
-    before = msgspec.json.encode(event)
     emitter.emit(event)
+    assert event == call_event(tags={"a": "b"})
     event.tags["a"] = "changed after it was emitted"
     emitter.emit(call_event(gateway="other", environment="staging", at_ms=5, emitter_id="forged", seq=99))
     assert emitter.flush(10)
-    assert before == msgspec.json.encode(call_event(tags={"a": "b"}))
     first, second = (event for record in sent(producers) for event in record)
     assert (first.gateway, first.environment, first.tags) == ("eu-1", "production", {"a": "b"})
     assert abs(first.at_ms - time.time_ns() // 1_000_000) < 60_000
