@@ -504,6 +504,14 @@ def test_flush_and_close_keep_to_their_time_without_a_broker(emitters: Callable[
     assert emitter.dropped_by_reason["closed"] == 1
 
 
+def test_flush_does_not_linger(producers: list[SteeredProducer], emitters: Callable[..., Emitter]) -> None:
+    emitter = emitters(linger_ms=60_000)
+    for number in range(1, 4):
+        emitter.emit(call_event())
+        assert emitter.flush(10)
+        assert emitter.delivered_total == number
+
+
 def test_flush_waits_only_for_what_was_emitted_before(
     producers: list[SteeredProducer], emitters: Callable[..., Emitter]
 ) -> None:
