@@ -270,6 +270,85 @@ def test_reader_may_not_ask(embedded: Embedded, guard: Guard, tmp_path: Path, na
     assert embedded.administer("SELECT count() FROM gatewatch_store.calls") == "2\n"
 
 
+# Every clause that can hold an expression: a kind of node that hid its children would show here.
+CLAUSES = [
+    "SELECT id FROM calls ORDER BY id WITH FILL FROM length({X})",
+    "SELECT id FROM calls ORDER BY id WITH FILL TO length({X})",
+    "SELECT id FROM calls ORDER BY id WITH FILL STEP length({X})",
+    "SELECT id FROM calls ORDER BY id WITH FILL STALENESS length({X})",
+    "SELECT DISTINCT ON ({X}) id FROM calls",
+    "SELECT id FROM calls ORDER BY id COLLATE 'en', {X}",
+    "SELECT count() FILTER (WHERE {X} != '') FROM calls",
+    "SELECT TRIM(BOTH {X} FROM 'a')",
+    "SELECT EXTRACT(YEAR FROM toDate({X}))",
+    "SELECT SUBSTRING({X} FROM 1 FOR 2)",
+    "SELECT POSITION({X} IN 'a')",
+    "SELECT DATE_ADD(DAY, length({X}), now())",
+    "SELECT INTERVAL length({X}) DAY",
+    "SELECT 1 ? {X} : 'b'",
+    "SELECT [{X}], ({X}, 1), map('a', {X})",
+    "SELECT ({X})[1]",
+    "SELECT {X}.1",
+    "SELECT CAST({X} AS String)",
+    "SELECT {X}::String",
+    "SELECT 1 BETWEEN 1 AND length({X})",
+    "SELECT 'a' LIKE {X}",
+    "SELECT 'a' IN ({X})",
+    "SELECT NOT ({X} = '')",
+    "SELECT sum(1) OVER w FROM calls WINDOW w AS (PARTITION BY id ORDER BY {X})",
+    "SELECT sum(1) OVER (ORDER BY id RANGE BETWEEN UNBOUNDED PRECEDING AND length({X}) FOLLOWING) FROM calls",
+    "SELECT 1 FROM calls GROUP BY ROLLUP({X})",
+    "SELECT 1 FROM calls GROUP BY CUBE({X})",
+    "SELECT 1 FROM calls GROUP BY id WITH TOTALS HAVING {X} != ''",
+    "SELECT 1 FROM calls AS a ASOF JOIN calls AS b ON a.id=b.id AND a.id >= b.id + length({X})",
+    "SELECT 1 FROM (SELECT 1 WHERE {X} != '')",
+    "SELECT 1 FROM calls PASTE JOIN (SELECT {X})",
+    "SELECT COLUMNS(id) REPLACE ({X} AS id) FROM calls",
+    "SELECT calls.* REPLACE ({X} AS id) FROM calls",
+    "SELECT calls.COLUMNS('i') REPLACE ({X} AS id) FROM calls",
+    "SELECT * EXCEPT STRICT id, {X} FROM calls",
+    "SELECT arrayMap((x, y) -> {X}, [1], [2])",
+    "SELECT arrayFold((a, x) -> a + length({X}), [1], toInt64(0))",
+    "SELECT quantiles(0.5, length({X}))(id) FROM calls",
+    "WITH (SELECT {X}) AS q SELECT q",
+    "WITH q AS MATERIALIZED (SELECT {X}) SELECT * FROM q",
+    "WITH RECURSIVE q AS (SELECT {X} AS a UNION ALL SELECT a FROM q) SELECT * FROM q",
+    "SELECT 1 UNION DISTINCT SELECT {X}",
+    "SELECT 1 INTERSECT DISTINCT SELECT {X}",
+    "EXPLAIN ESTIMATE SELECT {X}",
+    "EXPLAIN AST SELECT {X}",
+    "EXPLAIN SYNTAX SELECT {X}",
+    "EXPLAIN PIPELINE graph = 1 SELECT {X}",
+    "DESCRIBE TABLE (SELECT {X})",
+    "DESCRIBE SELECT {X}",
+    "SELECT * FROM numbers(1, length({X}))",
+    "SELECT * FROM generateSeries(1, length({X}))",
+    "SELECT * FROM values('a String', ({X}))",
+    "SELECT 1 QUALIFY {X} != ''",
+    "SELECT 1 FROM calls LIMIT 1 OFFSET length({X}) BY id",
+    "SELECT CASE {X} WHEN 'a' THEN 1 END",
+    "SELECT EXISTS(SELECT {X})",
+    "SELECT 1 = ANY (SELECT {X})",
+    "SELECT {X} IS DISTINCT FROM 'a'",
+    "SELECT 1 FROM calls ARRAY JOIN arrayMap(z -> {X}, [1]) AS q",
+    "FROM calls |> WHERE {X} != ''",
+]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("clause", CLAUSES)
+def test_no_clause_hides_what_it_holds(guard: Guard, clause: str) -> None:
+    guard.check(clause.replace("{X}", "toString(1)"))  # the clause itself is fine
+    for hidden in (
+        "file('/etc/hostname')",
+        "toString((SELECT count() FROM gatewatch_store.calls))",
+        "toString(1 IN (SELECT id FROM gatewatch_store.calls))",
+    ):
+        with pytest.raises(EngineError) as refusal:
+            guard.check(clause.replace("{X}", hidden))
+        assert refusal.value.code == 497, refusal.value
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize(
     ("sql", "bindings", "expected"),
