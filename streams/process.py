@@ -22,9 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-__all__ = ["LOOPBACK", "end", "free_port", "spawn", "tail"]
+__all__ = ["LOOPBACK", "STOPPED_FOR_GOOD", "end", "free_port", "spawn", "tail"]
 
 LOOPBACK: Final = "127.0.0.1"
+STOPPED_FOR_GOOD: Final = 3
+"""Exit code of a worker that would only fail again: whoever supervises it must not start it again."""
 
 # Becomes the child by exec, so the child keeps the pid that Popen knows. `preexec_fn` would do the
 # same in fewer milliseconds but is unsafe in a process that has threads (subprocess' own manual).

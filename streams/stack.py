@@ -29,7 +29,7 @@ from typing import Any, Final, Self
 from streams import lock
 from streams.artifact import ArtifactError
 from streams.broker import Broker, BrokerError
-from streams.process import LOOPBACK, end, free_port, port_is_free, spawn, tail, wait_until
+from streams.process import LOOPBACK, STOPPED_FOR_GOOD, end, free_port, port_is_free, spawn, tail, wait_until
 from streams.setting import PREFIX
 from streams.topic import TopicError, create_topics, pipeline_topics
 
@@ -78,7 +78,6 @@ class _Part(ABC):
         self.killed = threading.Event()
         """Somebody asked for its death: it counts for nothing."""
         self.deaths: deque[float] = deque()
-        self.supervisor: threading.Thread | None = None
         self._busy = threading.Lock()
 
     def launch(self, timeout_s: float) -> None:
@@ -424,27 +423,6 @@ class Stack:
         """SIGKILL a worker; see :meth:`kill`."""
         self.kill(f"worker-{index}")
 
-    def suspend(self, name: str) -> None:
-        """Stop one part cleanly and leave it down until :meth:`resume`: an outage."""
-        part = self._part(name)
-        part.halt()
-        if part.supervisor is not None:
-            part.supervisor.join()  # or a resume could be too soon for it to notice
-        self._write_state()
-
-    def resume(self, name: str, timeout_s: float = _START_S) -> None:
-        """Start a part that was suspended, at the address that it had, and return when it is ready."""
-        part = self._part(name)
-        with self._changed:
-            if self._lock is None or self._stopping.is_set():
-                raise StackError("the stack does not run")
-            if not part.retired.is_set():
-                raise StackError(f"{name} is not suspended")
-            part.retired.clear()
-        part.launch(timeout_s)
-        self._watch(part)
-        self._write_state()
-
     def add_worker(self, timeout_s: float = _START_S) -> int:
         """Start one more worker; its number."""
         with self._changed:
@@ -598,7 +576,6 @@ class Stack:
         thread = threading.Thread(
             target=self._supervise, args=(part,), name=f"gatewatch-{part.name}", daemon=True
         )
-        part.supervisor = thread
         with self._changed:
             self._threads.append(thread)
         thread.start()
@@ -636,6 +613,9 @@ class Stack:
 
     def _count(self, part: _Part, problem: str) -> bool:
         """Count a death and wait a little; whether to start the part again."""
+        if part in self._workers and part.exit_code == STOPPED_FOR_GOOD:
+            self._fail(f"{part.name} stopped for good, so the stack stops: {_last_line(part.log)}")
+            return False
         now = time.monotonic()
         # A worker without its broker or its engine cannot live, and is not to blame.
         if part in self._workers and not (self._broker.ready.is_set() and self._engine.ready.is_set()):
@@ -729,6 +709,11 @@ def _answers(port: int, path: str) -> bool:
         return False
     finally:
         connection.close()
+
+
+def _last_line(log: Path) -> str:
+    """What a process said last: why it ended, when it ended in order."""
+    return tail(log).rpartition("\n")[2].removeprefix("gatewatch worker: ")
 
 
 def _ending(code: int | None) -> str:

@@ -34,6 +34,7 @@ from sinks.closing import checkpoints, close_windows, save_checkpoint
 from sinks.schema import STORE
 from streams.health import Health
 from streams.partition import Partition
+from streams.process import STOPPED_FOR_GOOD
 from streams.progress import Closing, Progress, ShardProgress, decode_progress, encode_progress
 from streams.setting import Settings
 from streams.source import SourceError, TopicIdentity, identify, register
@@ -58,6 +59,10 @@ _MOST_REJECTS: Final = 0.95
 
 class WorkerError(RuntimeError):
     """The worker cannot go on; the message says why and what to do."""
+
+
+class TopicSpoiledError(WorkerError):
+    """Nearly nothing in the topic is an event: started again, the worker would find the same."""
 
 
 class _SeekingConsumer(FaustConsumer):
@@ -269,7 +274,7 @@ class Worker:
         self._fed_bytes = 0
         self._room.set()
         if flushed:
-            self._judge([rows for _, rows in flushed])
+            self._judge(flushed)
             await self.writer.write([rows for _, rows in flushed])
         for partition, rows in flushed:
             self.events_total += rows.events
@@ -280,20 +285,26 @@ class Worker:
         for partition in list(self.partitions.values()):
             await self._publish(partition, None)
 
-    def _judge(self, flushed: list[LaneRows]) -> None:
+    def _judge(self, flushed: list[tuple[Partition, LaneRows]]) -> None:
         """Stop rather than drain a topic that holds something else than events into the dead letters."""
-        self._judged.append((sum(rows.events for rows in flushed), sum(rows.rejected for rows in flushed)))
+        self._judged.append(
+            (sum(rows.events for _, rows in flushed), sum(rows.rejected for _, rows in flushed))
+        )
         while len(self._judged) > 1 and sum(map(sum, self._judged[1:])) >= _JUDGED_LINES:
             self._judged.pop(0)
         events = sum(events for events, _ in self._judged)
         rejects = sum(rejects for _, rejects in self._judged)
         if events + rejects >= _JUDGED_LINES and rejects >= _MOST_REJECTS * (events + rejects):
-            reasons = {letter.reason for rows in flushed for letter in rows.dead_letters}
-            raise WorkerError(
+            reasons = sorted({letter.reason for _, rows in flushed for letter in rows.dead_letters})
+            partition, rows = next((partition, rows) for partition, rows in flushed if rows.dead_letters)
+            first = rows.dead_letters[0]
+            raise TopicSpoiledError(
                 f"{rejects} of the last {events + rejects} lines of {self.settings.events_topic} are no "
-                f"events ({', '.join(sorted(reasons))}): stopped, and what was just read is not "
-                "acknowledged. Look at what is sent (gatewatch dead-letters list), or skip it by moving the "
-                "consumer group's offsets"
+                f"events ({', '.join(reasons)}): stopped, and what was just read is neither stored nor "
+                "acknowledged. See what is sent: `gatewatch dead-letters show "
+                f"{self.settings.events_topic}/{partition.number}/{first.offset}/{first.line}`. When its "
+                "sender is stopped, skip it: move the offsets of consumer group "
+                f"{self.settings.consumer_group} behind it and start the workers again"
             )
 
     async def _publish(self, partition: Partition, rows: LaneRows | None) -> None:
@@ -512,15 +523,22 @@ def run(settings: Settings) -> int:
     pa.set_cpu_count(1)
     # Decoded events form no cycles; collecting the young generation for each thousand of them is waste.
     gc.set_threshold(50_000, 20, 20)
-    worker = Worker(settings)
+    asyncio.run(_run_to_its_end(Worker(settings)))
+    return 0
+
+
+async def _run_to_its_end(worker: Worker) -> None:
+    """Run a worker; on an error the process ends here, inside of the event loop.
+
+    Neither may an exception leave the loop nor sys.exit be called: both cancel Faust's tasks and wait
+    for them, and those wait for acknowledgements that never come.
+    """
     try:
-        asyncio.run(worker.run())
+        await worker.run()
     except WorkerError as error:
         print(f"gatewatch worker: {error}", file=sys.stderr, flush=True)
-        # Not sys.exit: Faust's threads would wait for acknowledgements that never come.
-        os._exit(1)
+        os._exit(STOPPED_FOR_GOOD if isinstance(error, TopicSpoiledError) else 1)
     except Exception:
         log.exception("the worker ends on an unexpected error; what is not acknowledged is read again")
         sys.stderr.flush()
         os._exit(1)
-    return 0
