@@ -181,6 +181,8 @@ class Chunk:
         for signal in performance.SIGNALS:
             cuts = [i for i, cut in enumerate(CUTS) if cut.name in signal.cuts]
             for label, rows, values in performance.select(signal, table):
+                if not len(rows):
+                    continue
                 here = combination[rows]
                 n = np.bincount(here, minlength=size)
                 total = np.zeros(size, dtype=np.int64)

@@ -119,7 +119,7 @@ _ARROW: Final[dict[Encoding, pa.DataType]] = {
 _UNKNOWN: Final[dict[Encoding, Any]] = {"text": "", "json": {}}
 _json_encode: Final = msgspec.json.Encoder().encode
 
-_Extract: TypeAlias = Callable[[Sequence[CallEvent]], tuple[list[Any], ...]]
+_Extract: TypeAlias = Callable[[Sequence[Any]], tuple[list[Any], ...]]
 
 
 def _compile(fields: Sequence[str]) -> _Extract:
@@ -136,25 +136,21 @@ def _compile(fields: Sequence[str]) -> _Extract:
 class _Kind(Struct, frozen=True):
     """How events of one kind are read."""
 
-    columns: tuple[Column, ...]
     fields: tuple[str, ...]
     extract: _Extract
 
 
-def _kind_of(struct: type[CallEvent]) -> _Kind:
-    fields = {field.name for field in msgspec.structs.fields(struct)}
-    columns = tuple(column for column in CALL_COLUMNS if column.field in fields)
-    if struct is Token:
-        # What a stream has produced so far is output, of the lowest rank.
-        columns += (Column("output_tokens", "output_tokens_so_far", "tokens"),)
-    read = [column.field for column in columns]
-    read += [field for field in _CONTROL_FIELDS if field in fields]
-    return _Kind(columns, tuple(read), _compile(read))
+def _kind_of(struct: type[Struct]) -> _Kind:
+    wanted = {column.field for column in _COLUMNS} | set(_CONTROL_FIELDS)
+    fields = tuple(field for field in struct.__struct_fields__ if field in wanted)
+    return _Kind(fields, _compile(fields))
 
 
 # Read along, and no columns: numbering, what ranks usage, what is normalised or kept elsewhere.
 _CONTROL_FIELDS: Final = ("emitter_id", "seq", "usage_source", "provider_usage", "input_text", "output_text")
-_KINDS: Final = {struct: _kind_of(struct) for struct in CALL_KINDS}
+# What a stream has produced so far is output, of the lowest rank.
+_COLUMNS: Final = (*CALL_COLUMNS, Column("output_tokens", "output_tokens_so_far", "tokens"))
+_KINDS: Final[dict[type[Struct], _Kind]] = {}
 _RANKS: Final[dict[str | None, int]] = {
     None: RANK_PROVIDER,
     "provider": RANK_PROVIDER,
@@ -162,9 +158,12 @@ _RANKS: Final[dict[str | None, int]] = {
 }
 
 
-def read_fields(kind: type[CallEvent], events: Sequence[CallEvent]) -> dict[str, list[Any]]:
-    """Every field of many events of one kind, as one list each."""
-    known = _KINDS[kind]
+def read_fields(events: Sequence[Any]) -> dict[str, list[Any]]:
+    """Every field that many events of one struct have, as one list each."""
+    struct = type(events[0])
+    known = _KINDS.get(struct)
+    if known is None:
+        known = _KINDS[struct] = _kind_of(struct)
     return dict(zip(known.fields, known.extract(events), strict=True))
 
 
@@ -198,8 +197,10 @@ class CallBatch:
         """
         n = len(position)
         arrays: dict[str, pa.Array] = {}
-        for column in _KINDS[kind].columns:
-            values = lists[column.field]
+        for column in _COLUMNS:
+            values = lists.get(column.field)
+            if values is None:
+                continue
             unknown = _UNKNOWN.get(column.encoding)
             first = values[0]
             if first == values[n // 2] == values[-1] and values.count(first) == n:

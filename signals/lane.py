@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from msgspec import Struct
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from gatewatch.events import (
     KINDS,
-    LIMITS,
     CallEvent,
     Evaluation,
     Event,
@@ -28,20 +26,17 @@ from gatewatch.events import (
     Reject,
     Resource,
     decode_record,
-    event_decoder,
     split_record,
 )
 from gatewatch.usage import UsageError, read_usage
 from signals.chunk import FAMILIES, WINDOW_S, Chunk, ChunkTotals, Measured
 from signals.column import CallBatch, read_fields
+from signals.decoder import FULL_KIND, decode_values
 from signals.sequence import SequenceRanges
 
 __all__ = ["DeadLetter", "Lane", "LaneRows", "Rules"]
 
 _SLICE_BYTES: Final = 512 * 1024
-_NEWLINE: Final = 10
-_OPEN: Final = 0x7B
-_CLOSE: Final = 0x7D
 _KIND_CODE: Final[dict[type[Event], int]] = {struct: code for code, struct in enumerate(KINDS.values())}
 _KIND_NAMES: Final = list(KINDS)
 
@@ -164,11 +159,15 @@ class Lane:
         Offset of the first record to come. Must be a chunk's start, unless what lies before it in the
         chunk can no longer be read: then that chunk gets no aggregates (its calls and dead letters are
         written), because a chunk's row is a function of all its records.
+    closed_until_s
+        Windows that start before this were closed before the lane began: by closers that may not have
+        known of this partition yet.
     """
 
-    def __init__(self, source: int, start: int, rules: Rules) -> None:
+    def __init__(self, source: int, start: int, rules: Rules, closed_until_s: int = 0) -> None:
         self.source = source
         self.rules = rules
+        self._closed_until_s = closed_until_s
         floor = start - start % rules.chunk_records
         self.headless = start != floor
         self.through = start - 1
@@ -249,7 +248,7 @@ class Lane:
         open_.last_offset = pending[-1][0]
         open_.appended_to_ms = max(open_.appended_to_ms, max(record[1] for record in pending))
         values = [record[2] for record in pending]
-        counts, events = _decode_fast(values)
+        counts, events = decode_values(values)
         if events is None:
             self._decode_slowly(pending)
             return
@@ -260,7 +259,7 @@ class Lane:
     def _decode_slowly(self, pending: Sequence[tuple[int, int, bytes]]) -> None:
         """Record by record, and line by line in the records that hold something else than events."""
         for offset, appended_ms, value in pending:
-            counts, events = _decode_fast([value])
+            counts, events = decode_values([value])
             if events is not None:
                 self._take(events, np.full(len(events), appended_ms), [offset], counts, [value])
                 continue
@@ -423,8 +422,8 @@ class Lane:
             )
             windows = np.unique(at // 1000 // WINDOW_S) * WINDOW_S
             reached = max(self._reached_ms, open_.appended_to_ms)
-            passed = windows[(windows + WINDOW_S) * 1000 + self.rules.grace_ms <= reached]
-            self._reopened.update(passed.tolist())
+            passed = (windows + WINDOW_S) * 1000 + self.rules.grace_ms <= reached
+            self._reopened.update(windows[passed | (windows < self._closed_until_s)].tolist())
         if table is not None:
             self._calls.append(table.drop_columns(["position"]))
         self._reached_ms = max(self._reached_ms, open_.appended_to_ms)
@@ -444,52 +443,22 @@ class Lane:
         open_.reset()
 
 
-def _decode_fast(values: list[bytes]) -> tuple[list[int], list[Event] | None]:
-    """Events of records in which every line is an event, in one call; None where one is not.
-
-    It must accept exactly what ``decode_line`` accepts line by line. ``decode_lines`` itself is more
-    lenient: it takes two objects on a line and an object over several lines. Both are excluded by
-    looking at the newlines: outside of the records' ends each stands between ``}`` and ``{``, which
-    inside an object it never does, and there are exactly as many as events (a property test holds the
-    two decoders against each other on mutated lines).
-    """
-    bodies = [value.removesuffix(b"\n") for value in values]
-    counts = [body.count(b"\n") + 1 for body in bodies]
-    joined = b"\n".join(bodies)
-    text = np.frombuffer(joined, dtype=np.uint8)
-    newline = np.flatnonzero(text == _NEWLINE)
-    if not joined.startswith(b"{") or not joined.endswith(b"}"):
-        return counts, None
-    if np.any(text[newline - 1] != _CLOSE) or np.any(text[newline + 1] != _OPEN):
-        return counts, None
-    if len(joined) > LIMITS.line_bytes:
-        edges = np.r_[-1, newline, len(joined)]
-        if int(np.diff(edges).max()) - 1 > LIMITS.line_bytes:
-            return counts, None
-    try:
-        events: list[Event] = event_decoder.decode_lines(joined)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError, OverflowError):
-        return counts, None
-    if len(events) != len(newline) + 1:
-        return counts, None
-    return counts, events
-
-
 class _Fields:
     """Fields of many events, each read once: reading a field costs as much as decoding it."""
 
     def __init__(self, events: list[Event]) -> None:
         self._events = events
-        kinds = set(map(type, events))
+        types = set(map(type, events))
         self._lists: dict[str, list[Any]] = {}
         self._only: type[Event] | None = None
-        if len(kinds) == 1:
-            self._only = only = kinds.pop()
+        if len(types) == 1:
+            self._only = only = FULL_KIND[next(iter(types))]
             self.kind = np.full(len(events), _KIND_CODE[only], dtype=np.int64)
             if issubclass(only, CallEvent):
-                self._lists = read_fields(only, events)  # type: ignore[arg-type]
+                self._lists = read_fields(events)
         else:
-            self.kind = np.fromiter((_KIND_CODE[type(event)] for event in events), np.int64, len(events))
+            code = {struct: _KIND_CODE[FULL_KIND[struct]] for struct in types}
+            self.kind = np.fromiter((code[type(event)] for event in events), np.int64, len(events))
 
     def read(self, field: str) -> list[Any]:
         """A field of every event; None where the kind has none such."""
@@ -517,7 +486,7 @@ class _Fields:
 
     def of(self, struct: type[CallEvent], events: list[CallEvent]) -> dict[str, list[Any]]:
         """All fields of the events of one kind."""
-        return self._lists if self._only is struct else read_fields(struct, events)
+        return self._lists if self._only is struct else read_fields(events)
 
 
 def _strings(values: list[str]) -> pa.Array:

@@ -25,7 +25,7 @@ def add(
     """Add events; ``late`` and ``duplicate`` name some by their place."""
     batch = CallBatch()
     for position, event in enumerate(events):
-        batch.add(type(event), read_fields(type(event), [event]), np.array([position]))
+        batch.add(type(event), read_fields([event]), np.array([position]))
     n = len(events)
     kinds = sorted({str(type(event).__struct_config__.tag) for event in events})
     chunk.add(
@@ -88,8 +88,8 @@ def test_the_limit_counts_events_in_their_order_though_kinds_are_stored_apart() 
     ]
     chunk = Chunk(1)
     batch = CallBatch()
-    batch.add(Call, read_fields(Call, [events[1]]), np.array([1]))
-    batch.add(Token, read_fields(Token, [events[0]]), np.array([0]))
+    batch.add(Call, read_fields([events[1]]), np.array([1]))
+    batch.add(Token, read_fields([events[0]]), np.array([0]))
     chunk.add(
         Measured(
             at_ms=np.array([T0_MS, T0_MS]),
