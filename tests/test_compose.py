@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -257,6 +259,48 @@ def test_the_readers_limits_are_those_of_the_embedded_engine(users: ElementTree.
         if constraint.tag.startswith(("max_execution", "max_result")):
             assert most is not None
             assert most.text == text_of(profile, constraint.tag)
+
+
+@pytest.mark.engine
+def test_the_engine_knows_every_setting_and_grant_of_the_servers_files(users: ElementTree.Element) -> None:
+    """A misspelt one would keep a server from starting; no server is here, but its engine is."""
+    profiles = users.find("profiles")
+    storage = ElementTree.parse(ROOT / "sinks" / "server" / "storage.xml").getroot().find("merge_tree")
+    assert profiles is not None
+    assert storage is not None
+    settings = {
+        (setting.tag, text_of(profile, setting.tag))
+        for profile in profiles
+        for setting in profile
+        if setting.tag != "constraints"
+    }
+    constrained = {setting.tag for setting in profiles.iterfind("*/constraints/*")}
+    grants = [query.text or "" for query in users.iterfind("users/*/grants/query")]
+    # In a process of its own: chDB opens one directory in a process.
+    script = (
+        "import chdb, json, sys\n"
+        "wanted = json.load(sys.stdin)\n"
+        "def known(table):\n"
+        "    return set(str(chdb.query(f'SELECT name FROM system.{table}', 'TSV')).split())\n"
+        "for name, value in wanted['settings']:\n"
+        "    chdb.query(f\"SELECT 1 SETTINGS {name} = '{value}'\")\n"
+        "for grant in wanted['grants']:\n"
+        # In the file the grantee is the user that the query stands under; a statement names it.
+        "    chdb.query(f\"SELECT formatQuery('{grant} TO somebody')\")\n"
+        "unknown = set(wanted['constrained']) - known('settings')\n"
+        "unknown |= set(wanted['storage']) - known('merge_tree_settings')\n"
+        "sys.exit(f'unknown: {unknown}' if unknown else 0)\n"
+    )
+    wanted = {
+        "settings": sorted(settings),
+        "constrained": sorted(constrained),
+        "storage": [setting.tag for setting in storage],
+        "grants": grants,
+    }
+    run = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(wanted), capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_inserts_reach_the_disk_on_a_server_as_in_the_engine() -> None:
