@@ -78,6 +78,7 @@ class _Part(ABC):
         self.killed = threading.Event()
         """Somebody asked for its death: it counts for nothing."""
         self.deaths: deque[float] = deque()
+        self.supervisor: threading.Thread | None = None
         self._busy = threading.Lock()
 
     def launch(self, timeout_s: float) -> None:
@@ -423,6 +424,27 @@ class Stack:
         """SIGKILL a worker; see :meth:`kill`."""
         self.kill(f"worker-{index}")
 
+    def suspend(self, name: str) -> None:
+        """Stop one part cleanly and leave it down until :meth:`resume`: an outage."""
+        part = self._part(name)
+        part.halt()
+        if part.supervisor is not None:
+            part.supervisor.join()  # or a resume could be too soon for it to notice
+        self._write_state()
+
+    def resume(self, name: str, timeout_s: float = _START_S) -> None:
+        """Start a part that was suspended, at the address that it had, and return when it is ready."""
+        part = self._part(name)
+        with self._changed:
+            if self._lock is None or self._stopping.is_set():
+                raise StackError("the stack does not run")
+            if not part.retired.is_set():
+                raise StackError(f"{name} is not suspended")
+            part.retired.clear()
+        part.launch(timeout_s)
+        self._watch(part)
+        self._write_state()
+
     def add_worker(self, timeout_s: float = _START_S) -> int:
         """Start one more worker; its number."""
         with self._changed:
@@ -576,6 +598,7 @@ class Stack:
         thread = threading.Thread(
             target=self._supervise, args=(part,), name=f"gatewatch-{part.name}", daemon=True
         )
+        part.supervisor = thread
         with self._changed:
             self._threads.append(thread)
         thread.start()
