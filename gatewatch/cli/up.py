@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shlex
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+from gatewatch.cli.interruption import asked_to_stop, start
 
 if TYPE_CHECKING:
     from streams.stack import Stack
@@ -60,28 +57,14 @@ def command(
         report=_say,
     )
     began = time.monotonic()
-    with _asked_to_stop() as asked:
-        problem: list[StackError] = []
-
-        def start() -> None:
-            try:
-                stack.start()
-            except StackError as error:
-                problem.append(error)
-
-        # In a thread, so that Ctrl-C is heard while it starts.
-        starter = threading.Thread(target=start, name="gatewatch-start", daemon=True)
-        starter.start()
-        while starter.is_alive() and not asked.is_set():
-            starter.join(_POLL_S)
-        if asked.is_set():
-            _say("stopping")
-            stack.stop()
-            starter.join()
-            return
-        if problem:
-            _say(str(problem[0]))
-            raise typer.Exit(1)
+    with asked_to_stop() as asked:
+        try:
+            if not start(stack, asked):
+                _say("stopped")
+                return
+        except StackError as error:
+            _say(str(error))
+            raise typer.Exit(1) from None
         print(_summary(stack, data, time.monotonic() - began), flush=True)
         while not asked.wait(_POLL_S) and stack.running and not stack.failure:
             pass
@@ -116,25 +99,3 @@ def _summary(stack: Stack, data: Path, took_s: float) -> str:
         f"  check   gatewatch doctor --data {place}",
     ]
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """An event that Ctrl-C, SIGTERM and a closed terminal set. A second one ends the process at once.
-
-    Then nothing is stopped cleanly, but nothing survives either: the parts end with this process.
-    """
-    asked = threading.Event()
-
-    def hear(number: int, frame: object) -> None:
-        if asked.is_set():
-            os._exit(128 + number)
-        asked.set()
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, hear) for number in numbers}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,181 @@
+"""The proof that what was sent is what is stored: every event counted once, none lost, none twice.
+
+Senders count what they send before anything can happen to it. The proof asks the views, as any
+analyst could, and holds their answers against those counts: the numbering of each emitter, the
+partitions' totals, the calls, and the aggregates in each cut. It is exact, so it needs a store that
+holds nothing else than what was sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from gatewatch.events import Event, Outcome
+from signals.signal import CUTS
+from sinks.clickhouse import Sink
+
+__all__ = ["Claim", "EmitterCount", "Sent", "Tally", "await_proof", "prove"]
+
+_POLL_S: Final = 0.5
+
+
+class EmitterCount(Struct, frozen=True):
+    """What one emitter says of itself."""
+
+    emitter_id: str
+    events: int
+    """Everything that it numbered, its own reports included."""
+    dropped: int
+
+
+class Tally(Struct):
+    """What was given to emitters, counted event by event."""
+
+    ended: int = 0
+    """Calls that ended: ``response`` and ``call`` events."""
+    errors: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def count(self, event: Event) -> None:
+        """Count an event."""
+        if not isinstance(event, Outcome):
+            return
+        self.ended += 1
+        self.errors += event.error_class is not None
+        if event.usage_source != "missing":
+            self.input_tokens += event.input_tokens or 0
+            self.output_tokens += event.output_tokens or 0
+
+    def add(self, other: Tally) -> None:
+        """Add what was counted elsewhere."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Sent(Struct, frozen=True):
+    """Everything that was sent, as the senders know it."""
+
+    emitters: Sequence[EmitterCount]
+    tally: Tally
+    broken_lines: int = 0
+    """Lines sent that are no events."""
+
+    @property
+    def events(self) -> int:
+        """Events that were not dropped."""
+        return sum(emitter.events - emitter.dropped for emitter in self.emitters)
+
+
+class Claim(Struct, frozen=True):
+    """One thing that must be equal on both sides."""
+
+    subject: str
+    sent: int
+    stored: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is."""
+        return self.sent == self.stored
+
+
+def prove(sink: Sink, sent: Sent) -> list[Claim]:
+    """Hold what is stored against what was sent; the proof holds if every claim does.
+
+    Parameters
+    ----------
+    sink
+        Only views are read, so the user ``reader`` is enough.
+    sent
+        Complete: nothing is being sent any more.
+
+    Raises
+    ------
+    SinkError
+        The store does not answer.
+    """
+    stored, rejected, twice = _numbers(
+        sink, "SELECT sum(events), sum(rejects), sum(duplicates) FROM gatewatch.delivery"
+    )
+    found = {
+        str(emitter): tuple(int(value) for value in values)
+        for emitter, *values in sink.rows(
+            "SELECT emitter_id, received, gaps, duplicates, lost FROM gatewatch.emitters"
+        )
+    }
+    ours = {emitter.emitter_id: emitter for emitter in sent.emitters}
+    nothing = (0, 0, 0, 0)
+    exact = sum(
+        found.get(name, nothing) == (emitter.events - emitter.dropped, 0, 0, 0)
+        for name, emitter in ours.items()
+    )
+    (letters,) = _numbers(sink, "SELECT count() FROM gatewatch.dead_letters")
+    ended, errors, input_tokens, output_tokens = _numbers(
+        sink,
+        # What streams that have not ended show so far is in the calls, and in no aggregate.
+        "SELECT countIf(is_ended), countIf(is_error), sumIf(input_tokens, usage_source != 'progress'), "
+        "sumIf(output_tokens, usage_source != 'progress') FROM gatewatch.calls",
+    )
+    by_cut = {
+        str(cut): tuple(int(value) for value in values)
+        for cut, *values in sink.rows(
+            "SELECT cut, sumIf(n, signal = 'performance_calls_count'), "
+            "sumIf(n, signal = 'performance_errors_count'), "
+            "sumIf(sum, signal = 'performance_input_tokens_sum'), "
+            "sumIf(sum, signal = 'performance_output_tokens_sum') FROM gatewatch.measures GROUP BY cut"
+        )
+    }
+    tally = sent.tally
+    return [
+        Claim("events", sent.events, stored),
+        Claim("events dropped by emitters", 0, sum(emitter.dropped for emitter in sent.emitters)),
+        Claim("gaps in emitters' numbers", 0, sum(values[1] for values in found.values())),
+        Claim("events stored twice", 0, max(twice, sum(values[2] for values in found.values()))),
+        Claim("emitters", len(ours), len(found)),
+        Claim("emitters with every number once", len(ours), exact),
+        Claim("lines that are no events", sent.broken_lines, rejected),
+        Claim("dead letters", sent.broken_lines, letters),
+        Claim("calls ended, one row each", tally.ended, ended),
+        Claim("failed calls", tally.errors, errors),
+        Claim("input tokens of the calls", tally.input_tokens, input_tokens),
+        Claim("output tokens of the calls", tally.output_tokens, output_tokens),
+        *_aggregated("calls ended", tally.ended, [by_cut.get(cut.name, nothing)[0] for cut in CUTS]),
+        *_aggregated("failed calls", tally.errors, [by_cut.get(cut.name, nothing)[1] for cut in CUTS]),
+        *_aggregated("input tokens", tally.input_tokens, [by_cut.get(cut.name, nothing)[2] for cut in CUTS]),
+        *_aggregated(
+            "output tokens", tally.output_tokens, [by_cut.get(cut.name, nothing)[3] for cut in CUTS]
+        ),
+    ]
+
+
+def await_proof(
+    sink: Sink, sent: Sent, timeout_s: float, *, while_: Callable[[], bool] = lambda: True
+) -> list[Claim]:
+    """The proof as soon as it holds, or as it stands when time is up.
+
+    Rows are on their way for about a flush interval after the last event, so a claim that fails at
+    first says nothing yet. ``while_`` ends the wait early.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        claims = prove(sink, sent)
+        if all(claim.holds for claim in claims) or time.monotonic() >= deadline or not while_():
+            return claims
+        time.sleep(_POLL_S)
+
+
+def _aggregated(subject: str, sent: int, cuts: Sequence[int]) -> list[Claim]:
+    """One claim over all cuts: the first cut that differs, or any."""
+    differing = [stored for stored in cuts if stored != sent]
+    return [
+        Claim(f"{subject}, in each of {len(cuts)} aggregates", sent, differing[0] if differing else cuts[0])
+    ]
+
+
+def _numbers(sink: Sink, sql: str) -> list[int]:
+    return [int(value or 0) for value in sink.rows(sql)[0]]
