@@ -27,17 +27,18 @@ from aiokafka import TopicPartition
 from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.types import TP
 
-from signals.chunk import WINDOW_S
 from signals.lane import Lane, LaneRows, Rules
 from sinks.clickhouse import Sink, SinkError
-from sinks.closing import checkpoints, close_windows, save_checkpoint
+from sinks.closing import checkpoints
 from sinks.schema import STORE
+from streams.closer import Closers
 from streams.health import Health
-from streams.partition import Partition
+from streams.partition import Partition, deliver, flush_lanes
 from streams.process import STOPPED_FOR_GOOD
-from streams.progress import Closing, Progress, ShardProgress, decode_progress, encode_progress
+from streams.progress import Progress, decode_progress, encode_progress
 from streams.setting import Settings
 from streams.source import SourceError, TopicIdentity, identify, register
+from streams.start import LogTruncatedError, start_offset
 from streams.topic import PROGRESS_PARTITIONS, PROGRESS_TOPIC, TopicError
 from streams.writer import Writer, insert
 
@@ -50,8 +51,6 @@ _PROGRESS_EVERY_S: Final = 10.0
 _SAMPLE_EVERY_S: Final = 5.0
 _IDENTIFY_EVERY_S: Final = 30.0
 _DRAIN_S: Final = 20.0
-_CLOCK_MARGIN_MS: Final = 1000
-"""Between this machine's clock and the broker's, when a lane says that it stands at its log's end."""
 _JUDGED_LINES: Final = 2000
 _MOST_REJECTS: Final = 0.95
 """If of the last 2,000 lines 95 % are no events, something else is wrong than a few lines."""
@@ -95,13 +94,12 @@ class Worker:
             series_limit=settings.series_limit,
         )
         self.partitions: dict[int, Partition] = {}
-        self.shards: dict[int, ShardProgress] = {}
+        self.closers = self._make_closers([], {})
         self.identity: TopicIdentity | None = None
         self.headless_chunks_total = 0
         self.events_total = 0
         self.rejects_total = 0
         self.windows_closed_total = 0
-        self._heard: list[tuple[int, Any]] = []
         self._fed_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
@@ -172,28 +170,37 @@ class Worker:
         known = await self.writer.persistently(
             lambda sink: register(sink, self._identity, numbers, self.rules.chunk_records)
         )
+        closed = await self.writer.persistently(checkpoints)
+        closed_until_s = max(closed.values(), default=0)
         tps = [TP(topic, number) for number in numbers]
         if tps:
             earliest = await consumer.earliest_offsets(*tps)
             ends = await consumer.highwaters(*tps)
             for tp in tps:
-                await self._start(consumer, tp, known[tp.partition], earliest[tp], ends[tp])
-        closed = await self.writer.persistently(checkpoints)
-        self.shards = {shard: ShardProgress(self.rules.grace_ms, closed.get(shard, 0)) for shard in shards}
+                await self._start(consumer, tp, known[tp.partition], earliest[tp], ends[tp], closed_until_s)
+        self.closers = self._make_closers(shards, closed)
         log.info("reading %s partitions of %s, closing windows of %s shards", len(tps), topic, len(shards))
 
-    async def _start(self, consumer: Any, tp: TP, known: bool, earliest: int, end: int) -> None:
+    async def _start(
+        self, consumer: Any, tp: TP, known: bool, earliest: int, end: int, closed_until_s: int
+    ) -> None:
         """Seek to the start of a chunk."""
-        committed = consumer._committed_offset.get(tp) if known else None
-        if committed is not None and committed > end:
-            raise WorkerError(
-                f"partition {tp.partition} of {tp.topic} ends at offset {end}, but this group has committed "
-                f"{committed}: the broker has lost records that were stored. Compare the delivery view with "
-                "the topic, then reset the group's offsets to the log's end"
+        committed = consumer._committed_offset.get(tp)
+        try:
+            start = start_offset(
+                committed=committed,
+                earliest=earliest,
+                end=end,
+                known=known,
+                chunk_records=self.rules.chunk_records,
             )
-        wanted = earliest if committed is None else committed - committed % self.rules.chunk_records
-        start = max(wanted, earliest)
-        lane = Lane(self._identity.source(tp.partition), start, self.rules)
+        except LogTruncatedError as error:
+            raise WorkerError(
+                f"partition {tp.partition} of {tp.topic}: {error}; the broker has lost records that were "
+                "stored. Compare the delivery view with the topic, then reset the group's offsets to the "
+                "log's end"
+            ) from error
+        lane = Lane(self._identity.source(tp.partition), start, self.rules, closed_until_s)
         if lane.headless:
             self.headless_chunks_total += 1
             log.error(
@@ -213,12 +220,15 @@ class Worker:
     def _forget(self) -> None:
         for partition in self.partitions.values():
             partition.live = False
+        self.closers.live = False
         self.partitions = {}
-        self.shards = {}
-        self._heard.clear()
+        self.closers = self._make_closers([], {})
         self._published.clear()
         self._fed_bytes = 0
         self._room.set()
+
+    def _make_closers(self, shards: list[int], closed_until_s: dict[int, int]) -> Closers:
+        return Closers(shards, closed_until_s, self.rules.grace_ms, self._acknowledge)
 
     @property
     def _identity(self) -> TopicIdentity:
@@ -266,22 +276,14 @@ class Worker:
 
     async def flush(self) -> None:
         """Store everything that was fed, say how far that is, then acknowledge whole chunks."""
-        flushed: list[tuple[Partition, LaneRows]] = []
-        for partition in self.partitions.values():
-            rows = partition.lane.flush()
-            if rows is not None:
-                flushed.append((partition, rows))
+        flushed = flush_lanes(self.partitions.values())
         self._fed_bytes = 0
         self._room.set()
         if flushed:
             self._judge(flushed)
-            await self.writer.write([rows for _, rows in flushed])
-        for partition, rows in flushed:
-            self.events_total += rows.events
-            self.rejects_total += rows.rejected
-            # Before the acknowledgement: late windows must be named again if this process dies here.
-            await self._publish(partition, rows)
-            partition.stored(rows)
+            await deliver(flushed, self.writer.write, self._publish)
+            self.events_total += sum(rows.events for _, rows in flushed)
+            self.rejects_total += sum(rows.rejected for _, rows in flushed)
         for partition in list(self.partitions.values()):
             await self._publish(partition, None)
 
@@ -311,10 +313,9 @@ class Worker:
         """Tell the closers how far a partition has come, when that can matter to them."""
         if not partition.live:
             return
-        reached = max(partition.reached_ms, rows.reached_ms if rows else self._idle_until_ms(partition))
+        reached = partition.reach(rows, self.log_end(partition.number))
         if not reached:
             return
-        partition.reached_ms = reached
         reopened = rows.reopened if rows else []
         now = time.monotonic()
         window = reached // 1000 // 10
@@ -345,13 +346,6 @@ class Worker:
         if reopened:
             await asyncio.gather(*sent)
 
-    def _idle_until_ms(self, partition: Partition) -> int:
-        """Up to when a lane at its log's end knows that nothing was appended; 0 when it does not know."""
-        log_end = self.log_end(partition.number)
-        if log_end is None or partition.flushed_offset + 1 < log_end[0]:
-            return 0
-        return log_end[1] - _CLOCK_MARGIN_MS
-
     def log_end(self, number: int) -> tuple[int, int] | None:
         """The log's end as of the last fetch, and when that was (ms); None before the first one."""
         thread = getattr(self.app.consumer, "_thread", None)
@@ -372,13 +366,12 @@ class Worker:
         try:
             async for event in stream.noack().events():
                 message = event.message
-                shard = self.shards.get(message.partition)
-                if shard is None:
+                if message.partition not in self.closers.shards:
                     continue
                 progress = decode_progress(message.value or b"")
-                if progress is not None and progress.topic == self.settings.events_topic:
-                    shard.hear(progress)
-                self._heard.append((message.partition, message))
+                if progress is not None and progress.topic != self.settings.events_topic:
+                    progress = None
+                self.closers.hear(message.partition, progress, message)
         except Exception as error:
             self._fail(error)
             raise
@@ -390,28 +383,7 @@ class Worker:
 
     async def close_windows(self) -> None:
         """Merge windows that are complete, and those that got late events, into ``measures``."""
-        heard, self._heard = self._heard, []
-        shards = self.shards
-        together: dict[Closing, list[int]] = {}
-        for number, shard in shards.items():
-            closing = shard.take()
-            if closing is not None:
-                together.setdefault(closing, []).append(number)
-        for closing, numbers in together.items():
-            try:
-                await self.writer.once(partial(_close, closing, numbers))
-            except SinkError as error:
-                log.warning("windows cannot be closed, trying again: %s", error)
-                for number in numbers:
-                    shards[number].failed(closing)
-                self._heard = heard + self._heard
-                return
-            for number in numbers:
-                shards[number].done(closing)
-            self.windows_closed_total += 1
-        if shards is self.shards:
-            for _, message in heard:
-                self._acknowledge(message)
+        self.windows_closed_total += await self.closers.close(self.writer.once)
 
     # -- running -------------------------------------------------------------------------------
 
@@ -507,14 +479,6 @@ class Worker:
         await self.app.stop()
         await self.health.stop()
         self.writer.close()
-
-
-def _close(closing: Closing, shards: list[int], sink: Sink) -> None:
-    if closing.until_s > closing.from_s:
-        close_windows(sink, closing.from_s, closing.until_s, shards)
-        save_checkpoint(sink, closing.until_s, shards)
-    for window in closing.corrected:
-        close_windows(sink, window, window + WINDOW_S, shards)
 
 
 def run(settings: Settings) -> int:

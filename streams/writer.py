@@ -49,8 +49,7 @@ class Writer:
 
     async def write(self, flushed: Sequence[LaneRows]) -> None:
         """Store all rows; returns when every table has them."""
-        loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(self._thread, blocks, flushed)
+        made = await self._in_thread(partial(blocks, flushed))
         for name, table in made.items():
             await self.persistently(partial(insert, f"{STORE}.{name}", table))
             self.rows_written_total[name] = self.rows_written_total.get(name, 0) + table.num_rows
@@ -72,8 +71,7 @@ class Writer:
                 if not self.failing:
                     log.error("ClickHouse does not take rows, trying again until it does: %s", error)
                 self.failing = True
-                # Full jitter: workers that failed together must not come back together.
-                await asyncio.sleep(random.uniform(0, backoff_s))  # noqa: S311 - no secret
+                await self._back_off(backoff_s)
                 backoff_s = min(backoff_s * 2, _BACKOFF_MOST_S)
             else:
                 if self.failing:
@@ -88,9 +86,7 @@ class Writer:
         ------
         SinkError
         """
-        return await self._in_thread(work)
 
-    async def _in_thread(self, work: Callable[[Sink], T]) -> T:
         def run() -> T:
             if self._sink is None:
                 self._sink = self._connect()
@@ -101,7 +97,14 @@ class Writer:
                 self._sink = None
                 raise
 
+        return await self._in_thread(run)
+
+    async def _in_thread(self, run: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
+    async def _back_off(self, most_s: float) -> None:
+        # Full jitter: workers that failed together must not come back together.
+        await asyncio.sleep(random.uniform(0, most_s))  # noqa: S311 - no secret
 
     def close(self) -> None:
         """Close the connection; waits for the statement that is running."""
