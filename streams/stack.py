@@ -353,10 +353,13 @@ class Stack:
             self._stopping.clear()
             self._stopped.clear()
             self.failure = None
-            self._prepare()
         try:
+            self._prepare()
             self._password = _token(self.data / "engine.token")
             self._start_parts(time.monotonic() + timeout_s)
+        except OSError as error:
+            self.stop()
+            raise StackError(f"the stack cannot be started over {self.data}: {error}") from error
         except BaseException:
             self.stop()
             raise
@@ -621,7 +624,7 @@ class Stack:
                     return
                 try:
                     part.launch(_START_S)
-                except StackError as error:
+                except (StackError, OSError) as error:
                     problem = str(error)
                     continue
                 break

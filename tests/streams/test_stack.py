@@ -21,16 +21,17 @@ import psutil
 import pytest
 
 from streams.broker import Broker, answers
-from streams.process import free_port
+from streams.process import STOPPED_FOR_GOOD, free_port
 from streams.stack import Commands, Stack, StackError, running_stack
 
 SERVER = """
 import http.server, json, os, signal, sys, threading
 role, notes = sys.argv[1], sys.argv[2]
 arguments = sys.argv[3:]
-if os.path.exists(os.path.join(notes, f"fail-{role}")):
+fail = os.path.join(notes, f"fail-{role}")
+if os.path.exists(fail):
     print(f"{role} cannot run: a reason", flush=True)
-    sys.exit(3)
+    sys.exit(int(open(fail).read() or 9))
 port = int(os.environ["GATEWATCH_METRICS_PORT"]) if role == "worker" else int(arguments[3])
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -230,6 +231,34 @@ def test_a_part_that_keeps_dying_stops_the_stack_and_says_why(
 
 
 @pytest.mark.slow
+def test_a_worker_that_stopped_for_good_stops_the_stack_at_once(
+    stack: Stack, notes: Path, reports: list[str]
+) -> None:
+    stack.start()
+    (notes / "fail-worker").write_text(str(STOPPED_FOR_GOOD))
+    os.kill(stack.pids["worker-0"], signal.SIGKILL)
+    assert stack.wait(30)
+    assert stack.failure is not None
+    assert "worker-0 stopped for good" in stack.failure
+    assert "worker cannot run: a reason" in stack.failure
+    assert len([line for line in reports if "starting it again" in line]) == 1
+
+
+@pytest.mark.slow
+def test_a_suspended_part_stays_down_until_it_is_resumed_at_its_address(stack: Stack) -> None:
+    stack.start()
+    address = stack.engine_url
+    stack.suspend("engine")
+    assert "engine" not in stack.pids
+    assert not until(lambda: "engine" in stack.pids, timeout_s=1.0)
+    stack.resume("engine")
+    assert stack.engine_url == address
+    assert stack.await_ready(5)
+    with pytest.raises(StackError, match="engine is not suspended"):
+        stack.resume("engine")
+
+
+@pytest.mark.slow
 def test_a_death_while_kafka_is_away_is_not_held_against_a_worker(stack: Stack, reports: list[str]) -> None:
     stack.start()
     stack.kill("kafka")
@@ -281,7 +310,7 @@ def test_a_port_in_use_is_refused_and_nothing_is_left(data: Path, commands: Comm
 @pytest.mark.parametrize(
     ("role", "message"),
     [
-        ("engine", "the engine ended while starting (exit code 3)"),
+        ("engine", "the engine ended while starting (exit code 9)"),
         ("migrate", "migration 0007 does not apply"),
         ("worker", "worker cannot run: a reason"),
     ],
@@ -295,6 +324,20 @@ def test_a_part_that_cannot_start_is_an_error_and_nothing_is_left(
     assert message in str(caught.value)
     assert not stack.running
     assert not stack.pids
+    assert running_stack(data) is None
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_that_says_so(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StackError, match=r"cannot be used: .*choose another directory with --data"):
+        Stack(tmp_path / "file" / "data", commands=commands).start()
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "logs").touch()  # where a directory should be
+    stack = Stack(data, commands=commands)
+    with pytest.raises(StackError, match=r"cannot be started over .*logs"):
+        stack.start()
+    assert not stack.running
     assert running_stack(data) is None
 
 
