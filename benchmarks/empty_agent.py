@@ -1,0 +1,63 @@
+"""A Faust agent on a raw topic that does nothing: what Faust costs a record, whatever is in it.
+
+``python -m benchmarks.empty_agent KAFKA TOPIC RECORDS`` ends when it has seen so many records and prints
+the seconds from its SIGCONT (or start) to the last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+import time
+from typing import Any
+
+import faust
+
+
+async def _run(kafka: str, topic: str, records: int, datadir: str) -> None:
+    app = faust.App(
+        f"empty-{os.getpid()}",
+        broker=f"kafka://{kafka}",
+        datadir=datadir,
+        store="memory://",
+        web_enabled=False,
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=256,
+        table_standby_replicas=0,
+        consumer_auto_offset_reset="earliest",
+        broker_max_poll_records=500,
+        broker_session_timeout=30.0,
+    )
+    done = asyncio.Event()
+    seen = 0
+
+    async def do_nothing(stream: Any) -> None:
+        nonlocal seen
+        async for _ in stream:
+            seen += 1
+            if seen == 1:
+                print(f"first {time.monotonic()} {time.process_time()}", flush=True)
+            if seen == records:
+                print(f"last {time.monotonic()} {time.process_time()}", flush=True)
+                done.set()
+
+    app.agent(app.topic(topic, value_type=bytes, value_serializer="raw"), concurrency=1)(do_nothing)
+    await app.start()
+    await done.wait()
+    await app.stop()
+
+
+def main() -> None:
+    """Read the records."""
+    logging.basicConfig(level=logging.ERROR)
+    kafka, topic, records = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    with tempfile.TemporaryDirectory() as datadir:
+        asyncio.run(_run(kafka, topic, records, datadir))
+
+
+if __name__ == "__main__":
+    main()
