@@ -173,7 +173,6 @@ class Settings:
         "recorded with the data, and a worker that is given another number refuses to start.",
         unit="records",
     )
-    window_s: int = _setting(_integer(1, 86_400), 60, "Length of an aggregation window.", unit="s")
     grace_s: float = _setting(
         _number(0, 86_400), 60.0, "How long a window waits for late events before it is judged.", unit="s"
     )

@@ -74,9 +74,9 @@ def test_what_does_not_answer_is_a_failure_with_advice() -> None:
 
 
 def test_settings_that_cannot_be_read_are_a_failure_and_nothing_else_is_asked() -> None:
-    findings = list(diagnose({"GATEWATCH_WINDOW_S": "soon"}))
+    findings = list(diagnose({"GATEWATCH_SERIES_LIMIT": "soon"}))
     assert findings[-1].level == "fail"
-    assert "GATEWATCH_WINDOW_S" in findings[-1].text
+    assert "GATEWATCH_SERIES_LIMIT" in findings[-1].text
     assert "Kafka" not in [finding.subject for finding in findings]
 
 

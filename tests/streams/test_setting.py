@@ -13,7 +13,7 @@ def test_without_any_variable_everything_has_its_default() -> None:
 
 
 def test_an_empty_variable_counts_as_not_set() -> None:
-    assert Settings.from_environment({"GATEWATCH_WINDOW_S": ""}) == Settings()
+    assert Settings.from_environment({"GATEWATCH_SERIES_LIMIT": ""}) == Settings()
 
 
 def test_variables_are_read_with_their_types() -> None:
@@ -49,9 +49,9 @@ def test_what_is_written_for_another_process_is_read_there_alike() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("GATEWATCH_WINDOW_S", "x", "GATEWATCH_WINDOW_S='x' must be an integer, 1 to 86400"),
-        ("GATEWATCH_WINDOW_S", "0", "GATEWATCH_WINDOW_S='0' must be from 1 to 86400"),
-        ("GATEWATCH_WINDOW_S", "1.5", "must be an integer"),
+        ("GATEWATCH_SERIES_LIMIT", "x", "GATEWATCH_SERIES_LIMIT='x' must be an integer, 1 to 1000000"),
+        ("GATEWATCH_SERIES_LIMIT", "0", "GATEWATCH_SERIES_LIMIT='0' must be from 1 to 1000000"),
+        ("GATEWATCH_SERIES_LIMIT", "1.5", "must be an integer"),
         ("GATEWATCH_FLUSH_INTERVAL_S", "nan", "must be from 0.05 to 60"),
         ("GATEWATCH_FLUSH_INTERVAL_S", "inf", "must be from 0.05 to 60"),
         ("GATEWATCH_FLUSH_INTERVAL_S", "soon", "must be a number"),
