@@ -485,6 +485,8 @@ def run(settings: Settings) -> int:
     """Run a worker until it is told to stop; the process's exit code."""
     # One core a worker: pyarrow's pool would only take turns with the event loop.
     pa.set_cpu_count(1)
+    # pyarrow imports pandas with its first array, half a second: before records flow, not among them.
+    pa.array([0])
     # Decoded events form no cycles; collecting the young generation for each thousand of them is waste.
     gc.set_threshold(50_000, 20, 20)
     asyncio.run(_run_to_its_end(Worker(settings)))
