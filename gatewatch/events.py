@@ -377,7 +377,7 @@ class Reject(Struct, frozen=True, gc=False):
     detail: str
 
 
-event_decoder: Final = msgspec.json.Decoder(Event)
+event_decoder: Final[msgspec.json.Decoder[Event]] = msgspec.json.Decoder(Event)
 _encoder: Final = msgspec.json.Encoder()
 
 

@@ -30,7 +30,7 @@ def rows(*events: CallEvent) -> list[dict[str, Any]]:
         batch.add(type(event), read_fields([event]), np.array([0]))
     table = batch.table()
     assert table is not None
-    assert batch.table().num_rows == len(events)
+    assert table.num_rows == len(events)
     return table.to_pylist()  # type: ignore[no-any-return]
 
 
