@@ -1,0 +1,236 @@
+"""docs/sql.md: its columns are the views' columns, and its queries answer what they say."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from gatewatch.events import Call, Event, Feedback, Request, Token, encode
+from signals.chunk import SIGNALS
+from signals.lane import Lane, Rules
+from signals.signal import CUTS
+from signals.sketch import RELATIVE_ERROR
+from sinks.clickhouse import Sink
+from sinks.row import blocks
+from sinks.schema import STORE, VIEWS
+from sinks.source import add_source
+from sinks.view import ALL_VIEWS
+
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "sql.md").read_text("utf-8")
+QUERIES: Final = {
+    int(number): sql for number, sql in re.findall(r"^### (\d+)\. .*?```sql\n(.*?)```", PAGE, re.M | re.S)
+}
+# Fifteen minutes ago: in the last hour, and long enough ago for a call to count as never ended.
+MINUTE_MS: Final = (int(time.time()) // 60 - 15) * 60_000
+
+
+def rows_under(heading: str) -> list[list[str]]:
+    """The cells of the first table under a heading, without its head."""
+    section = PAGE.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
+    table = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def plain(kind: str) -> str:
+    """A type as people use it: how its values are stored and merged makes no difference to a query."""
+    while True:
+        shorter = re.sub(r"SimpleAggregateFunction\(max, (.*)\)$", r"\1", kind)
+        shorter = re.sub(r"LowCardinality\(([^()]*)\)", r"\1", shorter)
+        shorter = re.sub(
+            r"DateTime\('UTC'\)", "DateTime", shorter.replace("DateTime64(3, 'UTC')", "DateTime64(3)")
+        )
+        if shorter == kind:
+            return kind
+        kind = shorter
+
+
+def call(number: int, **fields: Any) -> Call:
+    """A call of one second that started in the minute; ``seq`` is its number."""
+    started_ms = MINUTE_MS + 100 * number
+    known: dict[str, Any] = {
+        "at_ms": started_ms + 1000,
+        "started_at_ms": started_ms,
+        "gateway": "eu-1",
+        "emitter_id": "emitter-1",
+        "seq": number,
+        "call_id": f"call-{number:02d}",
+        "provider": "openai",
+        "model": "gpt-4o",
+        "tenant": "acme",
+        "team": "search",
+        "total_ms": 1000.0,
+        "usage_source": "provider",
+    }
+    return Call(**known | fields)
+
+
+def thumbs(seq: int, call_id: str, score: float) -> Feedback:
+    return Feedback(
+        at_ms=MINUTE_MS + 50_000,
+        gateway="eu-1",
+        emitter_id="emitter-1",
+        seq=seq,
+        call_id=call_id,
+        name="thumbs",
+        score=score,
+    )
+
+
+def known_events() -> list[Event]:
+    """Ten calls of one model, six of another, two that never ended, feedback; numbers 0 to 24 but for 20."""
+    claude: dict[str, Any] = {"provider": "anthropic", "model": "claude", "tenant": "beta", "team": "bots"}
+    usage: dict[str, Any] = {"input_tokens": 100, "cache_read_tokens": 40, "output_tokens": 10}
+    streamed: dict[str, Any] = {"stream": True, "stream_end": "complete"}
+    events: list[Event] = [
+        call(number, ttft_ms=100.0 * (number + 1), output_reasoning_tokens=4, **usage, **streamed)
+        for number in range(10)
+    ]
+    events += [
+        call(
+            number,
+            ttft_ms=3000.0,
+            input_tokens=1000,
+            cache_read_tokens=900,
+            output_tokens=5,
+            **claude,
+            **streamed,
+        )
+        for number in range(10, 14)
+    ]
+    events.append(call(14, error_class="overload", status_code=529, **claude | {"usage_source": "missing"}))
+    events.append(
+        call(
+            15,
+            **claude | {"usage_source": "estimated", "total_ms": 700.0},
+            error_class="cancelled",
+            stream=True,
+            stream_end="client_disconnect",
+            input_tokens=1000,
+            output_tokens=3,
+        )
+    )
+    begun: dict[str, Any] = {
+        "started_at_ms": MINUTE_MS,
+        "gateway": "eu-2",
+        "emitter_id": "emitter-1",
+        "provider": "openai",
+        "model": "gpt-4o",
+        "tenant": "acme",
+        "team": "search",
+    }
+    events += [
+        Request(at_ms=MINUTE_MS, seq=16, call_id="begun-1", **begun),
+        Request(at_ms=MINUTE_MS, seq=17, call_id="begun-2", **begun),
+        Token(at_ms=MINUTE_MS + 900, seq=18, call_id="begun-2", output_tokens_so_far=7, **begun),
+        thumbs(19, "call-00", 1.0),
+        thumbs(21, "call-01", 1.0),
+        thumbs(22, "call-02", 0.0),
+        thumbs(23, "call-10", 0.0),
+        thumbs(24, "call-11", 1.0),
+    ]
+    return events
+
+
+@pytest.fixture
+def filled(sink: Sink) -> Sink:
+    """The engine with the known events, one of them twice, and a line that is none."""
+    events = known_events()
+    lane = Lane(7, 0, Rules(chunk_records=10))
+    add_source(
+        sink, 7, cluster="test", topic="gatewatch.events.v1", incarnation="one", partition=3, chunk_records=10
+    )
+    lines = [*map(encode, events), encode(events[0]), b"no event"]
+    for offset in range(0, len(lines), 8):
+        lane.feed(offset // 8, MINUTE_MS + 55_000, b"\n".join(lines[offset : offset + 8]))
+    rows = lane.flush()
+    assert rows is not None
+    for name, block in blocks([rows]).items():
+        sink.insert(f"{STORE}.{name}", block)
+    return sink
+
+
+TODAY: Final = datetime.fromtimestamp(MINUTE_MS / 1000, UTC).date()
+BEGUN: Final = datetime.fromtimestamp(MINUTE_MS / 1000, UTC)
+
+ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
+    1: [("anthropic", "claude", 4, 3000.0, 3000.0), ("openai", "gpt-4o", 10, 600.0, 1000.0)],
+    3: [
+        (TODAY, "beta", "bots", 6, 5000, 3600, 23, None),
+        (TODAY, "acme", "search", 12, 1000, 400, 107, 40),
+    ],
+    4: [("anthropic", "cancelled", 1, 16.67), ("anthropic", "overload", 1, 16.67)],
+    5: [("client_disconnect", "anthropic", "claude", 1, 700.0, 3)],
+    6: [("anthropic", "claude", 90.0), ("openai", "gpt-4o", 40.0)],
+    7: [("eu-1", "provider", 14, 120), ("eu-1", "estimated", 1, 3), ("eu-1", "missing", 1, None)],
+    8: [("eu-2", "gpt-4o", 2, BEGUN, "begun-1")],
+    9: [("anthropic", "claude", 2, 0.5), ("openai", "gpt-4o", 3, 0.67)],
+    10: [("emitter-1", 25, 1, 1, 0, 1)],
+}
+
+
+@pytest.mark.parametrize("number", sorted(ANSWERS))
+def test_a_documented_query_answers_its_question(filled: Sink, number: int) -> None:
+    found = [tuple(_comparable(value) for value in row) for row in filled.rows(QUERIES[number])]
+    assert found == list(ANSWERS[number])
+
+
+def test_the_documented_quantile_over_aggregates_is_right_within_the_sketch_error(filled: Sink) -> None:
+    found = filled.rows(QUERIES[2])
+    assert [(row[0], row[1], row[2]) for row in found] == [
+        ("anthropic", "claude", 4),
+        ("openai", "gpt-4o", 10),
+    ]
+    for row, exact_ms in zip(found, (3000.0, 1000.0), strict=True):
+        assert row[-1] == pytest.approx(exact_ms, rel=RELATIVE_ERROR + 0.0005)  # and rounded to 1 ms
+
+
+def test_there_are_ten_queries_and_each_reads_views_only() -> None:
+    assert sorted(QUERIES) == list(range(1, 11))
+    assert set(QUERIES) == {*ANSWERS, 2}
+    names = {f"{VIEWS}.{view.name}" for view in ALL_VIEWS}
+    for sql in QUERIES.values():
+        assert set(re.findall(r"(?:FROM|JOIN)\s+([a-z_]+\.[a-z_]+)", sql)) <= names
+        assert STORE not in sql
+
+
+@pytest.mark.parametrize("name", [view.name for view in ALL_VIEWS])
+def test_the_page_has_the_columns_of_each_view(sink: Sink, name: str) -> None:
+    columns = [(row[0].strip("`"), row[1]) for row in rows_under(f"### `{name}`")]
+    described = sink.rows(f"DESCRIBE {VIEWS}.{name}")
+    assert columns == [(str(column), plain(str(kind))) for column, kind, *_ in described]
+
+
+def test_every_column_of_the_page_has_a_meaning_and_a_unit_where_its_name_has_one() -> None:
+    units = {"_ms": "ms;", "_bytes": "bytes", "_usd": "USD;", "_watts": "W.", "_s": "s;", "_tokens": "tokens"}
+    for view in ALL_VIEWS:
+        for column, _, meaning in rows_under(f"### `{view.name}`"):
+            assert meaning
+            for ending, unit in units.items():
+                if column.strip("`").endswith(ending):
+                    assert meaning.startswith(unit), (view.name, column)
+
+
+def test_the_page_describes_every_cut_and_signal_as_declared() -> None:
+    cuts = {row[0]: row[1] for row in rows_under("### Cuts")}
+    for cut in CUTS:
+        assert cuts.pop(f"`{cut.name}`") == ", ".join(f"`{name}`" for name in cut.dimensions)
+    assert set(cuts) == {"`all`"}
+    signals = {row[0]: row[1:] for row in rows_under("### Signals")}
+    for signal in SIGNALS.values():
+        unit, label, where, description = signals.pop(f"`{signal.name}`")
+        assert (unit, label.strip("`"), description) == (signal.unit, signal.label, signal.description)
+        every = len(signal.cuts) == len(CUTS)
+        assert where == ("every" if every else ", ".join(f"`{name}`" for name in signal.cuts))
+    assert not signals
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return value
