@@ -238,4 +238,6 @@ def _slow(value: float | None) -> Text:
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}" if value < 10_000 else f"{value / 1000:,.0f}k"
+    if value < 10_000:
+        return f"{value:,.0f}"
+    return f"{value / 1e3:,.0f}k" if value < 1e6 else f"{value / 1e6:,.1f}M"
