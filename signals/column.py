@@ -209,7 +209,11 @@ class CallBatch:
                 continue
             arrays[column.name] = _array(column.encoding, values)
         sources = lists.get("usage_source")
-        rank = RANK_PROGRESS << RANK_SHIFT if sources is None else _rank_of(sources, n)
+        if kind is Token:
+            rank: int | NDArray[np.int64] = RANK_PROGRESS << RANK_SHIFT
+        else:
+            # Read or not, where counts come from is the provider unless an event says otherwise.
+            rank = _rank_of([None] * n if sources is None else sources, n)
         self._slices.append(_Slice(n, CALL_KINDS[kind], arrays, rank, position))
 
     def table(self) -> pa.Table | None:

@@ -268,6 +268,18 @@ def test_the_providers_own_usage_is_read_into_counts() -> None:
     assert row["output_tokens"] & 0xFFFF == 3
 
 
+def test_counts_without_a_source_are_the_providers_whatever_else_is_in_the_batch() -> None:
+    alone = fed([record(call(1, input_tokens=5))])
+    mixed = fed([record(call(1, input_tokens=5), call(2, input_tokens=5, usage_source="missing"))])
+    assert [row["input_tokens"] >> 48 for row in stored_calls(alone)] == [3]
+    assert [row["input_tokens"] >> 48 for row in stored_calls(mixed)] == [3, 1]
+    for flushed in (alone, mixed):
+        assert (
+            "performance_input_tokens_sum"
+            in flushed[0].chunks[0].families["performance"]["signal"].to_pylist()
+        )
+
+
 def test_a_chunk_is_complete_at_its_last_offset_and_not_before() -> None:
     lane = Lane(1, 0, RULES)
     complete = []
