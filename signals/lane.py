@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 from msgspec import Struct
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from gatewatch.events import (
@@ -377,6 +378,8 @@ class Lane:
                 )
         raw = fields.read("provider_usage")
         if raw.count(None) < len(raw):
+            # Usage is read into fields that a lean struct may not have (signals.decoder).
+            events[:] = [_in_full(event) for event in events]
             for index, usage in enumerate(raw):
                 if usage is not None:
                     changed = True
@@ -493,6 +496,12 @@ def _strings(values: list[str]) -> pa.Array:
     if values[0] == values[-1] and values.count(values[0]) == len(values):
         return pa.repeat(pa.scalar(values[0], pa.string()), len(values))
     return pa.array(values, pa.string())
+
+
+def _in_full(event: Event) -> Event:
+    """An event as the contract's own struct, with every field of its kind."""
+    kind = FULL_KIND[type(event)]
+    return event if type(event) is kind else kind(**asdict(event))
 
 
 def _normalise_usage(event: Event) -> Reject | None:
