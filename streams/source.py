@@ -14,7 +14,7 @@ from sinks.clickhouse import Sink
 from sinks.source import add_source, chunk_sizes
 from streams.topic import TopicError, admin_client, describe_error
 
-__all__ = ["SourceError", "TopicIdentity", "identify", "register", "source_id"]
+__all__ = ["SourceError", "TopicIdentity", "identify", "known_sources", "register", "source_id"]
 
 
 class SourceError(RuntimeError):
@@ -67,15 +67,15 @@ def identify(bootstrap: str, topic: str, timeout_s: float = 30.0) -> TopicIdenti
     return TopicIdentity(cluster, topic, str(described[0]["topic_id"]), len(described[0]["partitions"]))
 
 
-def register(
+def known_sources(
     sink: Sink, identity: TopicIdentity, partitions: list[int], chunk_records: int
 ) -> dict[int, bool]:
-    """Make sources known to the sink.
+    """Which sources the sink knows.
 
     Returns
     -------
-    For each partition whether its source was known before: offsets that are committed for a source
-    that was not belong to an earlier incarnation of the topic.
+    For each partition whether its source is known: offsets that are committed for a source that is
+    not belong to an earlier incarnation of the topic.
 
     Raises
     ------
@@ -93,15 +93,24 @@ def register(
                 f"worker is set to {chunk_records}: events would be counted twice. "
                 f"Set GATEWATCH_CHUNK_RECORDS={size}"
             )
-    for source, partition in ids.items():
-        if source not in known:
-            add_source(
-                sink,
-                source,
-                cluster=identity.cluster,
-                topic=identity.topic,
-                incarnation=identity.incarnation,
-                partition=partition,
-                chunk_records=chunk_records,
-            )
     return {partition: source in known for source, partition in ids.items()}
+
+
+def register(sink: Sink, identity: TopicIdentity, partitions: list[int], chunk_records: int) -> None:
+    """Make sources known, once no offset of an earlier incarnation is committed for them any more.
+
+    Raises
+    ------
+    SinkError
+        The sink did not answer.
+    """
+    for partition in partitions:
+        add_source(
+            sink,
+            identity.source(partition),
+            cluster=identity.cluster,
+            topic=identity.topic,
+            incarnation=identity.incarnation,
+            partition=partition,
+            chunk_records=chunk_records,
+        )

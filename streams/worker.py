@@ -37,7 +37,7 @@ from streams.partition import Partition, deliver, flush_lanes
 from streams.process import STOPPED_FOR_GOOD
 from streams.progress import Progress, decode_progress, encode_progress
 from streams.setting import Settings
-from streams.source import SourceError, TopicIdentity, identify, register
+from streams.source import SourceError, TopicIdentity, identify, known_sources, register
 from streams.start import LogTruncatedError, start_offset
 from streams.topic import PROGRESS_PARTITIONS, PROGRESS_TOPIC, TopicError
 from streams.writer import Writer, insert
@@ -168,16 +168,30 @@ class Worker:
         shards = sorted(tp.partition for tp in assigned if tp.topic == PROGRESS_TOPIC)
         self.identity = await asyncio.to_thread(identify, self.settings.kafka, topic)
         known = await self.writer.persistently(
-            lambda sink: register(sink, self._identity, numbers, self.rules.chunk_records)
+            lambda sink: known_sources(sink, self._identity, numbers, self.rules.chunk_records)
         )
         closed = await self.writer.persistently(checkpoints)
         closed_until_s = max(closed.values(), default=0)
+        committed = dict(consumer._committed_offset)
         tps = [TP(topic, number) for number in numbers]
         if tps:
             earliest = await consumer.earliest_offsets(*tps)
             ends = await consumer.highwaters(*tps)
             for tp in tps:
                 await self._start(consumer, tp, known[tp.partition], earliest[tp], ends[tp], closed_until_s)
+        fresh = [number for number in numbers if not known[number]]
+        stale = {
+            tp: self.partitions[tp.partition].flushed_offset + 1
+            for tp in tps
+            if tp.partition in fresh and committed.get(tp) is not None
+        }
+        # The next start must not believe what was committed for an earlier incarnation of the topic.
+        if stale and not await consumer._thread.commit(stale):
+            return  # the partitions have moved on already, and are assigned anew
+        if fresh:
+            await self.writer.persistently(
+                lambda sink: register(sink, self._identity, fresh, self.rules.chunk_records)
+            )
         self.closers = self._make_closers(shards, closed)
         log.info("reading %s partitions of %s, closing windows of %s shards", len(tps), topic, len(shards))
 

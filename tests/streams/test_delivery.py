@@ -1,0 +1,139 @@
+"""After every history the views hold what the input says, as if every event had come once.
+
+Steps are weighted towards what mattered to a model of the design: crashes in the middle of a flush,
+answers that are lost, zombies. ``python -m tests.streams.mutation`` leaves each rule of delivery out in
+turn and shows that these histories notice (``docs/delivery.md``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from sinks.clickhouse import Sink
+from tests.streams.delivery_model import (
+    CHUNK_RECORDS,
+    GRACE_MS,
+    MAX_AGE_MS,
+    SERIES_LIMIT,
+    AddPartition,
+    ChunkSize,
+    Close,
+    Commit,
+    Crash,
+    Deploy,
+    Expel,
+    Flush,
+    LateClose,
+    Line,
+    Pass,
+    Produce,
+    Read,
+    Rebalance,
+    Recreate,
+    Retention,
+    Rewind,
+    Step,
+    World,
+    Zombie,
+)
+from tests.streams.delivery_oracle import Mismatch, compare
+
+RULES = {"chunk_records": CHUNK_RECORDS, "grace_ms": GRACE_MS, "max_age_ms": MAX_AGE_MS}
+
+small = st.integers(0, 11)
+line = st.builds(
+    Line,
+    kind=st.sampled_from(["call", "call", "call", "call", "part", "part", "again", "feedback", "bad"]),
+    gateway=small,
+    model=small,
+    lateness=small,
+    emitter=small,
+    earlier=small,
+)
+records = st.lists(st.lists(line, min_size=1, max_size=3).map(tuple), min_size=1, max_size=3).map(tuple)
+worker = st.integers(0, 1)
+faults = st.lists(st.sampled_from(["ok", "refused", "lost"]), max_size=3).map(tuple)
+partly = st.one_of(st.none(), st.integers(1, 9))
+
+WEIGHTED: list[tuple[int, st.SearchStrategy[Any]]] = [
+    (9, st.builds(Produce, partition=st.integers(0, 3), records=records)),
+    (4, st.builds(Pass, ms=st.sampled_from([5_000, 40_000, 61_000, 130_000]))),
+    (7, st.builds(Read, worker=worker, records=st.integers(1, 5))),
+    (8, st.builds(Flush, worker=worker, steps=partly, faults=faults)),
+    (3, st.builds(Commit, worker=worker)),
+    (5, st.builds(Close, hear=st.sampled_from([1, 3, 100]), fault=st.sampled_from(
+        ["", "", "", "refused", "lost", "torn", "unacknowledged", "late", "late"]))),
+    (1, st.just(LateClose())),
+    (3, st.builds(Crash, worker=worker)),
+    (2, st.builds(Expel, worker=worker)),
+    (3, st.builds(Zombie, zombie=st.integers(0, 3), records=st.integers(0, 3), steps=partly)),
+    (2, st.builds(Rebalance, workers=st.integers(1, 2))),
+    (2, st.just(Deploy())),
+    (1, st.just(ChunkSize())),
+    (1, st.builds(Rewind, partition=st.integers(0, 3), records=st.integers(1, 9))),
+    (2, st.builds(Retention, partition=st.integers(0, 3), kept=st.integers(0, 3))),
+    (1, st.just(Recreate())),
+    (1, st.just(AddPartition())),
+]  # fmt: skip
+steps = st.sampled_from([strategy for weight, strategy in WEIGHTED for _ in range(weight)]).flatmap(
+    lambda s: s
+)
+# Long histories: most planted faults need five or more of the right steps.
+histories = st.lists(steps, min_size=15, max_size=45)
+
+
+def play(sink: Sink, history: list[Step], world: type[World] = World) -> None:
+    """Run a history to its end and hold the views against the input."""
+    run = world(sink)
+    try:
+        for step in history:
+            run.step(step)
+        run.finish()
+        limits = [SERIES_LIMIT[code] for code in sorted(run.codes)]
+        compare(sink, run.history, run.headless, limits, RULES)
+    finally:
+        run.store.clear()
+
+
+def smallest(sink: Sink, history: list[Step], world: type[World] = World, tries: int = 150) -> list[Step]:
+    """A history that ends in a mismatch, without the steps that it does not need."""
+    size = max(1, len(history) // 2)
+    while True:
+        at = 0
+        while at < len(history):
+            shorter = history[:at] + history[at + size :]
+            tries -= 1
+            if tries < 0:
+                return history
+            try:
+                play(sink, shorter, world)
+            except Mismatch:
+                history = shorter
+            else:
+                at += size
+        if size == 1:
+            return history
+        size //= 2
+
+
+EXAMPLES = 60
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=EXAMPLES,
+    # Shrinking takes an engine's time for each try: ``smallest`` does what is needed of it.
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+@given(history=histories)
+def test_the_views_hold_what_the_input_says_after_every_history(sink: Sink, history: list[Step]) -> None:
+    try:
+        play(sink, history)
+    except Mismatch as error:
+        short = smallest(sink, history)
+        raise AssertionError(f"{error}\nafter {len(short)} steps:\n" + "\n".join(map(repr, short))) from error
