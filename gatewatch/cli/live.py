@@ -89,7 +89,7 @@ def draw(status: Status, overview: Overview, width: int, height: int) -> Rendera
     room = height - (4 + len(status.notes)) - (bottom + 3) - 4
     parts: list[RenderableType] = [_header(status, overview)]
     parts.append(_models(overview, max(_MODELS_LEAST, room), wide=width >= 100))
-    grid = Table.grid(expand=True, padding=(0, 1))
+    grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(ratio=1)
     grid.add_column(ratio=1)
     grid.add_row(_tenants(overview), _dead_letters(overview))
@@ -99,8 +99,8 @@ def draw(status: Status, overview: Overview, width: int, height: int) -> Rendera
 
 
 def picture(status: Status, overview: Overview, title: str) -> str:
-    """The screen as SVG, 110 columns wide."""
-    width, height = 110, 40
+    """The screen as SVG, 116 columns wide."""
+    width, height = 116, 40
     console = Console(
         record=True,
         width=width,
@@ -123,7 +123,8 @@ def _header(status: Status, overview: Overview) -> Panel:
     left, right = Text(), Text(justify="right")
     left.append(f"{min(status.running_s, status.total_s):.0f} of {status.total_s:.0f} s", "bold")
     left.append(f"  {status.about}")
-    right.append("newest stored call ", "dim")
+    right.append("lag ", "dim").append(f"{overview.lag_records:,} records", "bold")
+    right.append("   newest stored call ", "dim")
     right.append("none yet" if fresh is None else f"{fresh:.1f} s old", "bold red" if stale else "bold green")
     flow, windows = Text(), Text(justify="right")
     flow.append("emitted ", "dim").append(f"{status.emitted:,}", "bold").append(
@@ -136,8 +137,7 @@ def _header(status: Status, overview: Overview) -> Panel:
         f"{overview.duplicates:,}", "bold red" if overview.duplicates else "bold"
     )
     flow.append("   late ", "dim").append(f"{overview.late:,}", "bold")
-    windows.append("lag ", "dim").append(f"{overview.lag_records:,} records", "bold")
-    windows.append("   windows ", "dim").append(
+    windows.append("windows ", "dim").append(
         f"{overview.windows_closed} closed, {overview.windows_open} open", "bold"
     )
     grid = Table.grid(expand=True, padding=(0, 1))
@@ -149,12 +149,12 @@ def _header(status: Status, overview: Overview) -> Panel:
 
 
 def _models(overview: Overview, most: int, *, wide: bool) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True, overflow="ellipsis", ratio=1)
     for name in ("calls/s", "failed"):
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
-        table.add_column("most of them", no_wrap=True, overflow="ellipsis", max_width=18)
+        table.add_column("errors", no_wrap=True, overflow="ellipsis", max_width=18)
     for name in ("TTFT p50", "p95", "total p95", "tok/s in", "out"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = overview.models if len(overview.models) <= most else overview.models[: most - 1]
@@ -193,13 +193,13 @@ def _models(overview: Overview, most: int, *, wide: bool) -> Table:
 
 
 def _tenants(overview: Overview) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("tenants by tokens", no_wrap=True, overflow="ellipsis", ratio=1)
     for name in ("tok/s", "calls/s", "failed"):
         table.add_column(name, justify="right", no_wrap=True)
     for tenant in overview.tenants:
         table.add_row(
-            tenant.tenant or Text("(none)", "dim"),
+            Text(tenant.tenant) if tenant.tenant else Text("(none)", "dim"),
             _count(tenant.tokens_per_s),
             f"{tenant.calls_per_s:,.1f}",
             Text(f"{tenant.error_share:.1%}", "bold red" if tenant.error_share >= _FAILING else ""),
@@ -208,11 +208,11 @@ def _tenants(overview: Overview) -> Table:
 
 
 def _dead_letters(overview: Overview) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1), pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("dead letters by reason", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("lines", justify="right", no_wrap=True)
     for found in overview.dead_letters[:_BOTTOM_ROWS]:
-        table.add_row(found.reason, f"{found.lines:,}")
+        table.add_row(Text(found.reason), f"{found.lines:,}")
     if not overview.dead_letters:
         table.add_row(Text("none", "dim"), "")
     return table
