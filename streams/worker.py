@@ -24,7 +24,6 @@ from typing import Any, Final
 import faust
 import pyarrow as pa
 from aiokafka import TopicPartition
-from faust.transport.drivers.aiokafka import Consumer as FaustConsumer
 from faust.types import TP
 
 from signals.lane import Lane, LaneRows, Rules
@@ -32,6 +31,7 @@ from sinks.clickhouse import Sink, SinkError
 from sinks.closing import checkpoints
 from sinks.schema import STORE
 from streams.closer import Closers
+from streams.consumer import FETCH_BYTES, install
 from streams.health import Health
 from streams.partition import Partition, deliver, flush_lanes
 from streams.process import STOPPED_FOR_GOOD
@@ -46,11 +46,12 @@ __all__ = ["Worker", "WorkerError", "run"]
 
 log = logging.getLogger(__name__)
 
-_TICK_S: Final = 0.05
 _PROGRESS_EVERY_S: Final = 10.0
 _SAMPLE_EVERY_S: Final = 5.0
 _IDENTIFY_EVERY_S: Final = 30.0
 _DRAIN_S: Final = 20.0
+_LEAVE_S: Final = 5.0
+"""With the drain it is less than the 30 s after which Kubernetes kills."""
 _JUDGED_LINES: Final = 2000
 _MOST_REJECTS: Final = 0.95
 """If of the last 2,000 lines 95 % are no events, something else is wrong than a few lines."""
@@ -62,16 +63,6 @@ class WorkerError(RuntimeError):
 
 class TopicSpoiledError(WorkerError):
     """Nearly nothing in the topic is an event: started again, the worker would find the same."""
-
-
-class _SeekingConsumer(FaustConsumer):
-    """Faust's consumer, which lets the worker choose where partitions start."""
-
-    worker: Worker
-
-    async def perform_seek(self) -> None:
-        await super().perform_seek()
-        await self.worker.on_assigned(self)
 
 
 class Worker:
@@ -96,9 +87,15 @@ class Worker:
         self.partitions: dict[int, Partition] = {}
         self.closers = self._make_closers([], {})
         self.identity: TopicIdentity | None = None
+        self.begun = False
+        """Whether partitions were assigned at least once, and are read."""
+        self.waiting_since_s: float | None = None
+        """Since when partitions are being handed over, on the monotonic clock; None while they are read."""
         self.headless_chunks_total = 0
         self.events_total = 0
         self.rejects_total = 0
+        self.late_events_total = 0
+        self.duplicate_events_total = 0
         self.windows_closed_total = 0
         self._fed_bytes = 0
         self._room = asyncio.Event()
@@ -132,14 +129,14 @@ class Worker:
             consumer_auto_offset_reset="earliest",
             broker_commit_interval=1.0,
             broker_max_poll_records=500,
+            consumer_max_fetch_size=FETCH_BYTES,
             broker_session_timeout=settings.session_timeout_s,
             broker_heartbeat_interval=settings.session_timeout_s / 10,
             broker_request_timeout=max(60.0, settings.session_timeout_s + 10),
             consumer_metadata_max_age_ms=30_000,  # how soon added partitions are noticed
             stream_recovery_delay=0.0,
         )
-        transport: Any = app.transport
-        transport.Consumer = type("Consumer", (_SeekingConsumer,), {"worker": self})
+        install(app, self.on_assigned)
         events = app.topic(
             settings.events_topic, value_type=bytes, value_serializer="raw", key_serializer="raw"
         )
@@ -193,6 +190,7 @@ class Worker:
                 lambda sink: register(sink, self._identity, fresh, self.rules.chunk_records)
             )
         self.closers = self._make_closers(shards, closed)
+        self.begun, self.waiting_since_s = True, None
         log.info("reading %s partitions of %s, closing windows of %s shards", len(tps), topic, len(shards))
 
     async def _start(
@@ -237,6 +235,8 @@ class Worker:
         self.closers.live = False
         self.partitions = {}
         self.closers = self._make_closers([], {})
+        if self.waiting_since_s is None:
+            self.waiting_since_s = time.monotonic()
         self._published.clear()
         self._fed_bytes = 0
         self._room.set()
@@ -298,6 +298,10 @@ class Worker:
             await deliver(flushed, self.writer.write, self._publish)
             self.events_total += sum(rows.events for _, rows in flushed)
             self.rejects_total += sum(rows.rejected for _, rows in flushed)
+            counted = [partition.count(rows) for partition, rows in flushed]
+            late, duplicate = map(sum, zip(*counted, strict=True))
+            self.late_events_total += late
+            self.duplicate_events_total += duplicate
         for partition in list(self.partitions.values()):
             await self._publish(partition, None)
 
@@ -447,7 +451,17 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopped.set)
         await self.health.start(self.settings.metrics_host, self.settings.metrics_port)
-        await self.app.start()
+        # Faust makes the directory within it, and no more.
+        self.settings.data_dir.mkdir(parents=True, exist_ok=True)
+        stop = asyncio.create_task(stopped.wait(), name="stop")
+        crash = asyncio.create_task(self._app_crashed(), name="faust")
+        # It returns when partitions are read: without Kafka or ClickHouse never.
+        start = asyncio.create_task(self.app.start(), name="start")
+        await self._first_of(start, stop, crash)
+        if not start.done():
+            log.info("stopping before anything was read")
+            await self._leave()
+            return
         tasks = [
             asyncio.create_task(work, name=name)
             for name, work in (
@@ -457,14 +471,17 @@ class Worker:
                 ("identify", self._identify_for_ever()),
             )
         ]
-        stop = asyncio.create_task(stopped.wait(), name="stop")
-        crash = asyncio.create_task(self._app_crashed(), name="faust")
-        waited: list[asyncio.Future[Any]] = [*tasks, stop, crash, self._failure]
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        for task in (*tasks, crash, self._failure):
-            if task.done() and task.exception() is not None:
-                raise task.exception()  # type: ignore[misc]
+        await self._first_of(*tasks, stop, crash)
         await self._drain(tasks)
+
+    async def _first_of(self, *tasks: asyncio.Task[Any]) -> None:
+        """Wait until one of them is done or the worker fails; an error of any is raised."""
+        assert self._failure is not None
+        waited: list[asyncio.Future[Any]] = [*tasks, self._failure]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        for future in waited:
+            if future.done() and (error := future.exception()) is not None:
+                raise error
 
     async def _app_crashed(self) -> None:
         while True:
@@ -490,9 +507,13 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.app.stop()
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Leave the group, so that others need not wait for the session to run out."""
+        # Not wait_for: Faust swallows a cancellation while it waits for what never comes.
+        await asyncio.wait([asyncio.create_task(self.app.stop(), name="leave")], timeout=_LEAVE_S)
         await self.health.stop()
-        self.writer.close()
 
 
 def run(settings: Settings) -> int:
@@ -508,10 +529,11 @@ def run(settings: Settings) -> int:
 
 
 async def _run_to_its_end(worker: Worker) -> None:
-    """Run a worker; on an error the process ends here, inside of the event loop.
+    """Run a worker; the process ends here, inside of the event loop.
 
-    Neither may an exception leave the loop nor sys.exit be called: both cancel Faust's tasks and wait
-    for them, and those wait for acknowledgements that never come.
+    Neither may this return, an exception leave the loop nor sys.exit be called: all of them cancel Faust's
+    tasks and wait for them, and those wait for acknowledgements that never come. The writer's thread may
+    be waiting for an engine that hangs; what it inserts is read again or is the same a second time.
     """
     try:
         await worker.run()

@@ -1,0 +1,69 @@
+"""Faust's consumer with three of its habits changed: where it starts, how it waits, and what it waits for.
+
+Everything here leans on names that Faust 0.15.3 does not publish; that is why its version is pinned, and
+why nothing else of the worker touches them (``docs/decisions/faust-waits.md``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import aiokafka
+import faust
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+
+__all__ = ["FETCH_BYTES", "install"]
+
+FETCH_BYTES: Final = 2 << 20
+"""Of one partition in one fetch; what is buffered must last longer than a fetch that finds nothing."""
+
+_FETCH_WAIT_MS: Final = 50
+_BUFFER_FULL_S: Final = 0.01
+
+
+class _Thread(AIOKafkaConsumerThread):
+    """The thread that talks to Kafka."""
+
+    def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
+        consumer = super()._create_worker_consumer(transport)
+        # One fetch at a time is under way to a broker, and it asks only for partitions of which nothing
+        # is buffered. While events are buffered that is the quiet progress topic alone, and Faust's
+        # 1.5 s of waiting for something new there kept every event waiting, too.
+        consumer._fetch_max_wait_ms = _FETCH_WAIT_MS
+        return consumer
+
+
+class _Consumer(Consumer):
+    """The worker's consumer."""
+
+    on_seek: Callable[[Any], Awaitable[None]]
+
+    def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    async def perform_seek(self) -> None:
+        await super().perform_seek()
+        await type(self).on_seek(self)
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        # While the agent's buffer is full Faust stops fetching, and then sleeps a whole second although
+        # the buffer is empty again after a tenth of one.
+        if self.flow_active and not self._get_active_partitions():
+            await asyncio.sleep(_BUFFER_FULL_S)
+            return None, None
+        return await super()._wait_next_records(timeout)
+
+
+def install(app: faust.App, on_seek: Callable[[Any], Awaitable[None]]) -> None:
+    """Give an app this consumer.
+
+    Parameters
+    ----------
+    on_seek
+        Called with the consumer on every assignment, after it went to the committed offsets and before
+        records flow.
+    """
+    transport: Any = app.transport
+    transport.Consumer = type("Consumer", (_Consumer,), {"on_seek": staticmethod(on_seek)})
