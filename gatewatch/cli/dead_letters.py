@@ -168,11 +168,10 @@ def replay(
 ) -> None:
     """Send dead letters again, each once: as they are, or repaired.
 
-    As they are makes sense after the workers were upgraded or their limits changed. A line that still
-    is no event is refused here, the others are sent, and the command ends with 1.
+    As they are makes sense after the workers were upgraded or their limits changed.
+    A line that still is no event is refused here, the others are sent, and the command ends with 1.
 
-    Example: gatewatch dead-letters show --json ID | jq -c '.line.input_tokens = 5' |
-    gatewatch dead-letters replay --file -
+    Example: gatewatch dead-letters replay --file repaired.ndjson
     """
     from streams.dead_letter import DeadLetterError
 
@@ -272,7 +271,10 @@ def _letters(data: Path | None) -> Iterator[tuple[DeadLetters, Any]]:
     try:
         sink = Sink(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password.reveal())
         yield DeadLetters(sink, settings), sink
-    except (SinkError, DeadLetterError, TopicError) as error:
+    except SinkError as error:
+        _say(f"{error}; see what answers with `gatewatch doctor`")
+        raise typer.Exit(1) from None
+    except (DeadLetterError, TopicError) as error:
         _say(str(error))
         raise typer.Exit(1) from None
     except BrokenPipeError:
