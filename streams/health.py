@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Health"]
 
-_STALLED_S: Final = 60.0
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -70,14 +69,18 @@ class Health(Collector):
     def trouble(self) -> str | None:
         """Why the worker is not healthy; None when it is."""
         worker = self._worker
-        if worker.identity is None:
-            return "no partitions are assigned yet"
+        if not worker.begun:
+            return "no partitions are read yet"
         now = time.monotonic()
+        stalled_s = worker.settings.stalled_s
+        waiting_since_s = worker.waiting_since_s
+        if waiting_since_s is not None and now - waiting_since_s > stalled_s:
+            return f"partitions are being handed over for {now - waiting_since_s:.0f} s"
         for number, partition in worker.partitions.items():
             offset, since = self._moved.get(number, (-2, now))
             if offset != partition.flushed_offset or not self.lag(number):
                 self._moved[number] = (partition.flushed_offset, now)
-            elif now - since > _STALLED_S:
+            elif now - since > stalled_s:
                 waiting = self.lag(number)
                 return f"partition {number}: {waiting} records wait, none stored for {now - since:.0f} s"
         return None
@@ -125,6 +128,12 @@ class Health(Collector):
         for name, help_text, value in (
             ("events", "Events taken in and stored.", worker.events_total),
             ("rejects", "Lines that were no events, stored as dead letters.", worker.rejects_total),
+            ("late_events", "Events that came later than the grace period.", worker.late_events_total),
+            (
+                "duplicate_events",
+                "Events that their chunk had seen before; aggregates leave them out.",
+                worker.duplicate_events_total,
+            ),
             ("insert_errors", "Statements that ClickHouse did not take.", worker.writer.insert_errors_total),
             ("headless_chunks", "Chunks whose start could no longer be read.", worker.headless_chunks_total),
             ("windows_closed", "Closings of windows, corrections included.", worker.windows_closed_total),

@@ -38,6 +38,7 @@ class Partition:
         self.events_total = 0
         self.rejects_total = 0
         self._unacknowledged: deque[tuple[int, int, Any]] = deque()
+        self._counted = (-1, 0, 0)
 
     def feed(self, offset: int, appended_ms: int, value: bytes | None, record: object) -> None:
         """Take one record."""
@@ -54,6 +55,18 @@ class Partition:
             return  # revoked meanwhile: whoever owns it now reads from the last acknowledged chunk
         while self._unacknowledged and self._unacknowledged[0][0] <= rows.complete_through:
             self._acknowledge(self._unacknowledged.popleft()[2])
+
+    def count(self, rows: LaneRows) -> tuple[int, int]:
+        """Late and duplicate events that a flush adds; a chunk's totals say all of its events so far."""
+        late = duplicates = 0
+        for chunk in rows.chunks:
+            first, late_before, duplicates_before = self._counted
+            if chunk.first_offset != first:
+                late_before = duplicates_before = 0
+            late += chunk.totals.late - late_before
+            duplicates += chunk.totals.duplicates - duplicates_before
+            self._counted = (chunk.first_offset, chunk.totals.late, chunk.totals.duplicates)
+        return late, duplicates
 
     def reach(self, rows: LaneRows | None, log_end: tuple[int, int] | None) -> int:
         """Up to which append time every record is stored, in ms; 0 when that is not known.

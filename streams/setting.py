@@ -207,6 +207,12 @@ class Settings:
         "Within the broker's group.min.session.timeout.ms and group.max.session.timeout.ms.",
         unit="s",
     )
+    stalled_s: float = _setting(
+        _number(1, 3600),
+        60.0,
+        "`/healthz` fails when records have waited so long and none was stored.",
+        unit="s",
+    )
     metrics_host: str = _setting(WORD, "127.0.0.1", "Address that /metrics and /healthz listen on.")
     metrics_port: int = _setting(
         _integer(0, 65_535), 0, "Port of /metrics and /healthz; 0 is off.", unit="port"

@@ -516,8 +516,8 @@ class Worker:
         await self.health.stop()
 
 
-def run(settings: Settings) -> int:
-    """Run a worker until it is told to stop; the process's exit code."""
+def run(settings: Settings) -> None:
+    """Run a worker until it is told to stop; ends the process."""
     # One core a worker: pyarrow's pool would only take turns with the event loop.
     pa.set_cpu_count(1)
     # pyarrow imports pandas with its first array, half a second: before records flow, not among them.
@@ -525,7 +525,6 @@ def run(settings: Settings) -> int:
     # Decoded events form no cycles; collecting the young generation for each thousand of them is waste.
     gc.set_threshold(50_000, 20, 20)
     asyncio.run(_run_to_its_end(Worker(settings)))
-    return 0
 
 
 async def _run_to_its_end(worker: Worker) -> None:
@@ -544,3 +543,5 @@ async def _run_to_its_end(worker: Worker) -> None:
         log.exception("the worker ends on an unexpected error; what is not acknowledged is read again")
         sys.stderr.flush()
         os._exit(1)
+    sys.stderr.flush()
+    os._exit(0)

@@ -21,17 +21,19 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
     def start(
         workers: int = 1, *, partitions: int = 4, environment: Mapping[str, str] | None = None
     ) -> Pipeline:
+        reports: list[str] = []
         stack = Stack(
             tmp_path / f"stack-{len(running)}",
             workers,
             partitions=partitions,
             environment={**ENVIRONMENT, **(environment or {})},
+            report=reports.append,
         )
         try:
             stack.start()
         except ArtifactError as error:
             pytest.skip(f"no Kafka broker: {error}")
-        pipeline = Pipeline(stack)
+        pipeline = Pipeline(stack, reports)
         running.append(pipeline)
         return pipeline
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,8 +14,18 @@ from typing import Any, Final
 from kafka import KafkaConsumer, TopicPartition
 
 from gatewatch.emitter import Emitter
-from gatewatch.events import EVENTS_TOPIC, Call, Evaluation, Event, Feedback, Latency, Request, Resource
-from gatewatch.events import Response, Token
+from gatewatch.events import (
+    EVENTS_TOPIC,
+    Call,
+    Evaluation,
+    Event,
+    Feedback,
+    Latency,
+    Request,
+    Resource,
+    Response,
+    Token,
+)
 from sinks.clickhouse import Sink, SinkError
 from streams.stack import Stack
 from streams.topic import admin_client
@@ -92,8 +103,10 @@ def traffic(seed: int, *, spread_s: float = 600.0) -> Iterator[Event]:
 class Pipeline:
     """A running stack and what a test asks of it."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, reports: list[str]) -> None:
         self.stack = stack
+        self.reports = reports
+        """What the supervisor has said so far."""
         self.topic = EVENTS_TOPIC
         self.sink = Sink(stack.engine_url, "writer", stack.writer_password, timeout_s=20)
 
@@ -116,6 +129,18 @@ class Pipeline:
                     time.sleep(0.001)
                 if per_s is not None:
                     time.sleep(max(0.0, began + number / per_s - time.monotonic()))
+            emitter.emit(next(events))
+
+    def emit_until(
+        self, emitter: Emitter, events: Iterator[Event], over: threading.Event, *, per_s: float
+    ) -> None:
+        """Emit at a steady rate until told to stop."""
+        began = time.monotonic()
+        for number in itertools.count():
+            if over.is_set():
+                return
+            if not number % 100:
+                over.wait(max(0.0, began + number / per_s - time.monotonic()))
             emitter.emit(next(events))
 
     # -- what the topic holds
@@ -188,7 +213,7 @@ class Pipeline:
         """The topic, recomputed."""
         return recompute(self.read_topic(), grace_ms=GRACE_S * 1000)
 
-    def assert_exact(self, *, timeout_s: float = 60.0, emitters: int | None = None) -> Recomputed:
+    def assert_exact(self, *, timeout_s: float = 60.0) -> Recomputed:
         """Every event of the topic is stored once, in every table, and every aggregate is right.
 
         Waits until everything is stored and windows that got late events have been corrected.
@@ -206,14 +231,16 @@ class Pipeline:
 
         assert until(right, timeout_s, 0.5), "\n".join([f"{len(wrong)} aggregates are wrong:", *wrong[:10]])
         assert self.sink.rows(
-            "SELECT sum(records), sum(events), sum(duplicates), sum(late), sum(rejects) FROM gatewatch.delivery"
+            "SELECT sum(records), sum(events), sum(duplicates), sum(late), sum(rejects) "
+            "FROM gatewatch.delivery"
         ) == [(expected.records, expected.events, 0, expected.late, expected.rejects)]
         assert self.sink.rows("SELECT count(), uniqExact(call_id) FROM gatewatch.calls") == [
             (len(expected.call_ids), len(expected.call_ids))
         ]
         assert (
             self.one(
-                "SELECT sum(input_tokens) FROM gatewatch.calls WHERE usage_source IN ('provider', 'estimated')"
+                "SELECT sum(input_tokens) FROM gatewatch.calls "
+                "WHERE usage_source IN ('provider', 'estimated')"
             )
             == expected.input_tokens
         )
@@ -229,6 +256,19 @@ class Pipeline:
         return expected
 
     # -- workers
+
+    def partitions(self, worker: int) -> dict[int, int]:
+        """A worker's partitions, each with the last offset that it has stored."""
+        label = 'gatewatch_flushed_offset{partition="'
+        try:
+            samples = self.metrics(worker)
+        except (OSError, KeyError):
+            return {}  # it does not answer, or is gone
+        return {
+            int(name.removeprefix(label).removesuffix('"}')): int(value)
+            for name, value in samples.items()
+            if name.startswith(label)
+        }
 
     def log(self, worker: int) -> str:
         return (self.stack.logs / f"worker-{worker}.log").read_text("utf-8", "replace")

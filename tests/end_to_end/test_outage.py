@@ -185,7 +185,8 @@ def fail_the_broker(pipeline: Pipeline, sender: Sender) -> None:
     assert counts["queue_full"] == emitter.dropped_total, counts
     assert_stored(pipeline, emitter.emitter_id, emitter.delivered_total)
     rows = pipeline.sink.rows(
-        "SELECT gaps, duplicates, reported_drops, lost FROM gatewatch.emitters WHERE emitter_id = {id:String}",
+        "SELECT gaps, duplicates, reported_drops, lost FROM gatewatch.emitters "
+        "WHERE emitter_id = {id:String}",
         {"id": emitter.emitter_id},
     )
     assert rows == [(emitter.dropped_total, 0, emitter.dropped_total, 0)]
