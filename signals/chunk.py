@@ -94,11 +94,22 @@ class _Tally:
     def sums(self) -> tuple[Ints, NDArray[np.int64]]:
         """Every key, ascending, and its sums of shape (width, keys)."""
         if len(self._keys) > 1:
-            keys, place = np.unique(np.concatenate(self._keys), return_inverse=True)
-            added = np.concatenate(self._values, axis=1)
-            values = np.zeros((len(added), len(keys)), dtype=np.int64)
-            for row, numbers in zip(values, added, strict=True):
-                np.add.at(row, place, numbers)
+            keys, values = self._keys[0], self._values[0]
+            added = np.concatenate(self._keys[1:])
+            # Most pieces are sorted already, which this kind of sorting makes use of.
+            order = np.argsort(added, kind="stable")
+            added = added[order]
+            first = np.flatnonzero(np.r_[len(added) > 0, added[1:] != added[:-1]])
+            sums = np.concatenate(self._values[1:], axis=1)[:, order]
+            sums = np.add.reduceat(sums, first, axis=1) if len(first) else sums
+            added = added[first]
+            place = np.searchsorted(keys, added)
+            known = np.zeros(len(added), dtype=np.bool_)
+            inside = place < len(keys)
+            known[inside] = keys[place[inside]] == added[inside]
+            values[:, place[known]] += sums[:, known]
+            keys = np.insert(keys, place[~known], added[~known])
+            values = np.insert(values, place[~known], sums[:, ~known], axis=1)
             self._keys, self._values = [keys], [values]
         return self._keys[0], self._values[0]
 
