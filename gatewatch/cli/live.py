@@ -130,22 +130,25 @@ def _header(status: Status, overview: Overview) -> Panel:
     flow.append("emitted ", "dim").append(f"{status.emitted:,}", "bold").append(
         f" ({status.emitted_per_s:,.0f}/s)"
     )
-    flow.append("   stored ", "dim").append(f"{overview.events:,}", "bold").append(
+    flow.append("  stored ", "dim").append(f"{overview.events:,}", "bold").append(
         f" ({status.stored_per_s:,.0f}/s)"
     )
-    flow.append("   twice ", "dim").append(
+    flow.append("  twice ", "dim").append(
         f"{overview.duplicates:,}", "bold red" if overview.duplicates else "bold"
     )
-    flow.append("   late ", "dim").append(f"{overview.late:,}", "bold")
+    flow.append("  late ", "dim").append(f"{overview.late:,}", "bold")
     windows.append("windows ", "dim").append(
         f"{overview.windows_closed} closed, {overview.windows_open} open", "bold"
     )
-    grid = Table.grid(expand=True, padding=(0, 1))
-    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
-    grid.add_column(justify="right", no_wrap=True)
-    grid.add_row(left, right)
-    grid.add_row(flow, windows)
-    return Panel(grid, title="gatewatch", box=box.ROUNDED, border_style="cyan", padding=(0, 1))
+    rows = []
+    # A grid for each row: what one has on its right takes no room from the other's left.
+    for begin, finish in ((left, right), (flow, windows)):
+        row = Table.grid(expand=True, padding=(0, 1))
+        row.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        row.add_column(justify="right", no_wrap=True)
+        row.add_row(begin, finish)
+        rows.append(row)
+    return Panel(Group(*rows), title="gatewatch", box=box.ROUNDED, border_style="cyan", padding=(0, 1))
 
 
 def _models(overview: Overview, most: int, *, wide: bool) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +88,28 @@ def test_a_record_that_is_delivered_twice_breaks_the_proof(tmp_path: Path) -> No
     assert proof["events stored twice"][1] == stored - sent
     # Calls merge, so the repeated record has changed none of them.
     assert proof["calls ended, one row each"][2]
+
+
+def test_an_interruption_ends_the_traffic_and_the_proof_is_still_made(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    process = demo("--seconds", "600", "--rate", "40", "--data", str(data))
+    try:
+        deadline = time.monotonic() + _START_S
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not (lines and " emitted " in lines[-1]):
+            assert time.monotonic() < deadline
+            lines.append(process.stdout.readline())
+            assert lines[-1], "it ended before there was traffic"
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, output + errors
+    assert "The proof holds" in output
+    assert claims(output)["events"][0] > 100
+    assert running_stack(data) is None
 
 
 def _repeat_first_record(bootstrap: str, deadline: float) -> None:

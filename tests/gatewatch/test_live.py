@@ -105,6 +105,11 @@ def test_it_shows_rates_errors_lag_and_dead_letters() -> None:
         assert shown in text, shown
 
 
+def test_on_a_narrow_screen_what_is_stored_is_still_to_be_read() -> None:
+    text = "\n".join(screen(OVERVIEW, 80, 24))
+    assert "emitted 12,400" in text and "stored 12,345" in text
+
+
 def test_models_without_a_row_of_their_own_are_summed_up() -> None:
     text = "\n".join(screen(OVERVIEW, 120, 30))
     shown = sum(f"model-{number}  openai" in text for number in range(20))
