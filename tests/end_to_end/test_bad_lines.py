@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from kafka import KafkaProducer
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
 from gatewatch.events import EVENTS_TOPIC, Call, encode
 from sinks.clickhouse import Sink
@@ -28,6 +28,7 @@ from tests.event import call, record
 
 pytestmark = [pytest.mark.kafka, pytest.mark.engine, pytest.mark.slow]
 
+_STILL_STARTING = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
 SECRET = "sk-SECRET-of-somebody"
 
 
@@ -140,7 +141,7 @@ def committed(stack: Stack) -> dict[int, int]:
 
     def answered() -> bool:
         with (
-            contextlib.suppress(CoordinatorLoadInProgressError, CoordinatorNotAvailableError),
+            contextlib.suppress(*_STILL_STARTING),
             admin_client(stack.bootstrap, 20) as admin,
         ):
             offsets = admin.list_group_offsets({"gatewatch": None})["gatewatch"]
