@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from gatewatch.events import Event, Outcome
 from signals.signal import CUTS
-from sinks.clickhouse import Sink
+from sinks.clickhouse import Sink, SinkError
 
 __all__ = ["Claim", "EmitterCount", "Sent", "Tally", "await_proof", "prove"]
 
@@ -159,13 +159,25 @@ def await_proof(
     """The proof as soon as it holds, or as it stands when time is up.
 
     Rows are on their way for about a flush interval after the last event, so a claim that fails at
-    first says nothing yet. ``while_`` ends the wait early.
+    first says nothing yet; nor does a store that is just being started again. ``while_`` ends the wait
+    early.
+
+    Raises
+    ------
+    SinkError
+        The store did not answer when time was up.
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        claims = prove(sink, sent)
-        if all(claim.holds for claim in claims) or time.monotonic() >= deadline or not while_():
-            return claims
+        over = time.monotonic() >= deadline or not while_()
+        try:
+            claims = prove(sink, sent)
+        except SinkError:
+            if over:
+                raise
+        else:
+            if over or all(claim.holds for claim in claims):
+                return claims
         time.sleep(_POLL_S)
 
 

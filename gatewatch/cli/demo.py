@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import shlex
 import sys
@@ -74,6 +75,8 @@ def command(
     from streams.demo import ENVIRONMENT, TRACE
     from streams.stack import Stack, StackError
 
+    # The client's own words on a connection that broke would stand in the middle of the live view.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     if data is not None and data.is_dir() and any(data.iterdir()):
         _say(f"{data} is not empty, and the proof needs a store of its own; choose a new directory")
@@ -188,6 +191,7 @@ def _watch(
     from rich.live import Live
 
     from gatewatch.cli.live import draw, line
+    from sinks.clickhouse import SinkError
     from streams.overview import read_overview
 
     began = time.monotonic()
@@ -204,7 +208,13 @@ def _watch(
             if asked.is_set():
                 demo.stop()
             tick = time.monotonic()
-            overview = read_overview(sink, tick - began)
+            try:
+                overview = read_overview(sink, tick - began)
+            except SinkError as error:
+                # The engine may be on its way back; the last state stays, and says how old it is.
+                status.notes.append(str(error))
+                demo.wait(_TICK_S)
+                continue
             status.update(tick - began, demo.emitted, overview.events)
             status.notes.extend(notes)
             if live is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import pytest
 
 from gatewatch.events import Event, Request, Token, encode
 from signals.lane import Lane, Rules
-from sinks.clickhouse import Sink
+from sinks.clickhouse import Sink, SinkError
 from sinks.row import blocks
 from sinks.schema import STORE
 from sinks.source import add_source
@@ -159,6 +159,29 @@ def test_waiting_ends_when_the_proof_holds_or_the_wait_is_called_off(
     monkeypatch.setattr("streams.proof.time.sleep", store_the_rest)
     assert all(claim.holds for claim in await_proof(sink, sent(events()), 30))
     assert len(slept) == 1
-    gave_up: Callable[[], bool] = lambda: False  # noqa: E731
-    assert not all(claim.holds for claim in await_proof(sink, sent(events(), broken=5), 30, while_=gave_up))
+    claims = await_proof(sink, sent(events(), broken=5), 30, while_=lambda: False)
+    assert not all(claim.holds for claim in claims)
     assert len(slept) == 1
+
+
+def test_a_store_that_is_being_started_again_is_waited_for(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Restarting:
+        """Fails twice, then answers."""
+
+        failures = 2
+
+        def rows(self, sql: str) -> Any:
+            if self.failures:
+                self.failures -= 1
+                raise SinkError("no answer")
+            return sink.rows(sql)
+
+    monkeypatch.setattr("streams.proof._POLL_S", 0.0)
+    store(sink, [*events(), BROKEN])
+    restarting: Any = Restarting()
+    assert all(claim.holds for claim in await_proof(restarting, sent(events()), 30))
+    restarting.failures = 1
+    with pytest.raises(SinkError):
+        await_proof(restarting, sent(events()), 30, while_=lambda: False)
