@@ -189,6 +189,14 @@ class Lane:
         self._events = 0
         self._fed = False
 
+    def claim(self, reached_ms: int) -> None:
+        """Take note that closers were told that everything appended before ``reached_ms`` is stored.
+
+        A worker says so of a lane at its log's end, by its own clock. Should that be ahead of the
+        broker's, windows close early, and what comes for them afterwards must be named as reopened.
+        """
+        self._reached_ms = max(self._reached_ms, reached_ms)
+
     def feed(self, offset: int, appended_ms: int, value: bytes | None) -> None:
         """Take one record. Offsets grow; gaps between them are harmless.
 

@@ -85,6 +85,7 @@ class Partition:
         elif log_end is not None and self.flushed_offset + 1 >= log_end[0]:
             reached = log_end[1] - _CLOCK_MARGIN_MS
         self.reached_ms = max(self.reached_ms, reached)
+        self.lane.claim(self.reached_ms)
         return self.reached_ms
 
     @property

@@ -379,3 +379,13 @@ def test_a_flush_of_nothing_is_none() -> None:
     lane.feed(0, T0_MS, record(call(1)))
     assert lane.flush() is not None
     assert lane.flush() is None
+
+
+def test_a_window_that_an_idle_lane_let_close_is_reopened_by_what_comes_later() -> None:
+    window_s = 1_760_000_040
+    lane = Lane(1, 0, Rules(grace_ms=60_000))
+    lane.claim((window_s + 60) * 1000 + 60_000)
+    lane.feed(0, window_s * 1000 + 30_000, record(call(1, at_ms=window_s * 1000 + 20_000)))
+    rows = lane.flush()
+    assert rows is not None
+    assert rows.reopened == [window_s]
