@@ -22,11 +22,12 @@ What the classes mean, for those who count and alert on them:
 ``other``                 there is no evidence for any of these
 ========================  ====================================================================
 
-Where the codes are documented: OpenAI "Error codes", Azure OpenAI "Content filtering",
+Where codes are to be looked up: OpenAI "Error codes", Azure OpenAI "Content filtering",
 Anthropic "Errors", Gemini "Troubleshooting" and ``google.rpc.Code``, Bedrock runtime API
 reference and "Troubleshooting error codes", OpenRouter "Errors", Groq "Error codes", DeepSeek
 "Error codes", Cohere "Errors", Mistral's and xAI's API references; and the recorded bodies that
-the tests read.
+the tests read. What is a provider's own precise code is in the tables below; phrases of messages are
+the weaker evidence and are asked last.
 """
 
 from __future__ import annotations
