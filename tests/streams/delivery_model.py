@@ -26,10 +26,11 @@ from sinks.view import SHARDS
 from streams.closer import Closers
 from streams.partition import Partition, deliver, flush_lanes
 from streams.progress import Progress
-from streams.source import SourceError, TopicIdentity, known_sources, register
-from streams.start import start_offset
+from streams.source import SourceError, TopicIdentity, known_sources, register, source_id
+from streams.start import LogTruncatedError, start_offset
 from streams.writer import Writer
 from tests.event import T0_MS
+from tests.streams.delivery_oracle import Mismatch
 
 T = TypeVar("T")
 Flow: TypeAlias = Coroutine[Any, None, None]
@@ -69,7 +70,7 @@ class Produce(Struct, frozen=True):
 
 
 class Pass(Struct, frozen=True):
-    """Time passes."""
+    """Time passes, and lanes that stand at their logs' ends say so, as they do every few seconds."""
 
     ms: int
 
@@ -88,6 +89,8 @@ class Flush(Struct, frozen=True):
     steps: int | None = None
     faults: tuple[str, ...] = ()
     """For each insert: ``ok``, ``refused`` or ``lost``, which is stored and not answered."""
+    committed: bool = False
+    """Whether Faust's timer commits then."""
 
 
 class Commit(Struct, frozen=True):
@@ -101,8 +104,9 @@ class Close(Struct, frozen=True):
 
     hear: int = 100
     fault: str = ""
-    """``refused`` and ``lost`` as above; ``torn``: the process dies between the windows and their
-    checkpoint; ``unacknowledged``: after both; ``late``: it reads now, is replaced, and writes later."""
+    """``refused`` and ``lost`` as above; ``torn``: the process dies after its first statement, which
+    should be the windows, before their checkpoint; ``unacknowledged``: after both; ``late``: it reads
+    now, is replaced, and writes later."""
 
 
 class LateClose(Struct, frozen=True):
@@ -113,6 +117,16 @@ class Crash(Struct, frozen=True):
     """A worker dies and another one takes its place."""
 
     worker: int
+    committed: bool = False
+    """Whether what it had acknowledged was committed before."""
+
+
+class Die(Struct, frozen=True):
+    """A worker reads what there is and dies in the middle of the flush."""
+
+    worker: int
+    steps: int
+    committed: bool
 
 
 class Expel(Struct, frozen=True):
@@ -162,12 +176,12 @@ class Recreate(Struct, frozen=True):
 
 
 class AddPartition(Struct, frozen=True):
-    """The topic grows; workers notice at the rebalance that follows."""
+    """The topic grows; workers notice when they are assigned partitions the next time."""
 
 
 Step: TypeAlias = (
     Produce | Pass | Read | Flush | Commit | Close | LateClose | Crash | Expel | Zombie
-    | Rebalance | Deploy | ChunkSize | Rewind | Retention | Recreate | AddPartition
+    | Die | Rebalance | Deploy | ChunkSize | Rewind | Retention | Recreate | AddPartition
 )  # fmt: skip
 
 
@@ -253,9 +267,9 @@ class Connection:
         if fault == "late" and sql.startswith(target):
             self.late.append(self._store.table(sql.removeprefix(target), parameters))
             raise Died
-        if fault == "torn" and not sql.startswith(target):
-            raise Died
         self._store.command(sql, parameters)
+        if fault == "torn":
+            raise Died
         if fault == "lost":
             self.close_fault = ""
             raise SinkError("statement failed: no answer")
@@ -344,8 +358,9 @@ class Worker:
             lane = world.make_lane(
                 self.identity.source(number), start, self.rules, max(closed.values(), default=0)
             )
-            if lane.headless:
-                world.headless.add((lane.source, start - start % CHUNK_RECORDS))
+            first = start - start % CHUNK_RECORDS
+            if first < world.earliest[number]:
+                world.headless.add((lane.source, first))
             self.position[number] = start
             self.partitions[number] = Partition(number, lane, self._acknowledge)
         fresh = [number for number in numbers if not known[number]]
@@ -385,9 +400,17 @@ class Worker:
         if run(flow, steps):
             self.flows.remove(flow)
 
+    def idle(self) -> None:
+        """Say how far lanes have come; while a flush is under way, nothing is said."""
+        if not self.flows:
+            run(self._say())
+
     async def _flush(self) -> None:
         flushed = flush_lanes(self.partitions.values())
         await deliver(flushed, self._write, self._publish)
+        await self._say()
+
+    async def _say(self) -> None:
         for partition in list(self.partitions.values()):
             await self._publish(partition, None)
 
@@ -430,6 +453,8 @@ class Worker:
         if not self.closers.shards:
             return
         until = min(len(world.progress), world.progress_position + hear)
+        if world.hearing_is_done:
+            world.progress_committed = until
         for index in range(world.progress_position, until):
             for shard in range(SHARDS):
                 self.closers.hear(shard, world.progress[index], index)
@@ -456,6 +481,7 @@ class World:
 
     make_lane: Callable[[int, int, Rules, int], Lane] = staticmethod(Lane)
     flushes_overlap = False
+    hearing_is_done = False
 
     def __init__(self, sink: Sink) -> None:
         self.store = Store(sink)
@@ -498,10 +524,15 @@ class World:
                 self._produce(step)
             case Pass():
                 self.now_ms += step.ms
+                for worker in self.workers:
+                    worker.idle()
             case Read():
                 self._worker(step.worker).read(step.records)
             case Flush():
-                self._worker(step.worker).flush(step.steps, step.faults)
+                worker = self._worker(step.worker)
+                worker.flush(step.steps, step.faults)
+                if step.committed:
+                    worker.commit()
             case Commit():
                 self._worker(step.worker).commit()
             case Close():
@@ -509,7 +540,17 @@ class World:
             case LateClose():
                 self._write_late()
             case Crash():
-                self._replace(self._worker(step.worker))
+                worker = self._worker(step.worker)
+                if step.committed:
+                    worker.commit()
+                self._replace(worker)
+            case Die():
+                worker = self._worker(step.worker)
+                worker.read(_FOR_EVER)
+                worker.flush(step.steps, ())
+                if step.committed:
+                    worker.commit()
+                self._replace(worker)
             case Expel():
                 worker = self._worker(step.worker)
                 worker.member = False
@@ -557,7 +598,6 @@ class World:
                 if len(self.log) < 4:
                     self.log.append([])
                     self.earliest.append(0)
-                    self._assign()
 
     def _worker(self, index: int) -> Worker:
         return self.workers[index % len(self.workers)]
@@ -568,6 +608,8 @@ class World:
             for index, worker in enumerate(self.workers):
                 mine = [p for p in range(len(self.log)) if (p + self._turn) % members == index]
                 worker.begin(mine, self._turn % members == index)
+        except LogTruncatedError as error:
+            raise Mismatch(f"a worker does not start: {error}") from error
         except SourceError:
             # The workers refuse to start; whoever runs them sets it right.
             self.chunk_records = CHUNK_RECORDS
@@ -587,7 +629,7 @@ class World:
 
     def _produce(self, step: Produce) -> None:
         number = step.partition % len(self.log)
-        source = self.identity().source(number)
+        source = source_id("cluster", TOPIC, f"incarnation-{self.incarnation}", number)
         for lines in step.records:
             value = b"\n".join(self._line(line) for line in lines)
             self.log[number].append((self.now_ms, value))
@@ -685,16 +727,18 @@ class World:
         self._drain()
         self.store.settle()
 
-    def _wake(self, zombies: list[Worker]) -> None:
-        for zombie in zombies:
-            for flow in zombie.flows:
+    def _wake(self, workers: list[Worker]) -> None:
+        """Let flushes that are under way end."""
+        for worker in workers:
+            for flow in worker.flows:
                 run(flow)
-            zombie.flows.clear()
+            worker.flows.clear()
 
     def _drain(self) -> None:
+        if any(worker.identity.partitions < len(self.log) for worker in self.workers):
+            self._assign()
+        self._wake(self.workers)
         for worker in self.workers:
-            while worker.flows:
-                worker.flush(None, ())
             worker.read(_FOR_EVER)
             worker.flush(None, ())
             worker.flush(None, ())

@@ -25,6 +25,7 @@ from tests.streams.delivery_model import (
     Commit,
     Crash,
     Deploy,
+    Die,
     Expel,
     Flush,
     LateClose,
@@ -54,21 +55,22 @@ line = st.builds(
     emitter=small,
     earlier=small,
 )
-records = st.lists(st.lists(line, min_size=1, max_size=3).map(tuple), min_size=1, max_size=3).map(tuple)
-worker = st.integers(0, 1)
+records = st.lists(st.lists(line, min_size=1, max_size=3).map(tuple), min_size=1, max_size=5).map(tuple)
+worker = st.sampled_from([0, 0, 1])
 faults = st.lists(st.sampled_from(["ok", "refused", "lost"]), max_size=3).map(tuple)
 partly = st.one_of(st.none(), st.integers(1, 9))
 
 WEIGHTED: list[tuple[int, st.SearchStrategy[Any]]] = [
-    (9, st.builds(Produce, partition=st.integers(0, 3), records=records)),
-    (4, st.builds(Pass, ms=st.sampled_from([5_000, 40_000, 61_000, 130_000]))),
-    (7, st.builds(Read, worker=worker, records=st.integers(1, 5))),
-    (8, st.builds(Flush, worker=worker, steps=partly, faults=faults)),
+    (10, st.builds(Produce, partition=st.sampled_from([0, 0, 0, 1, 2, 3]), records=records)),
+    (4, st.builds(Pass, ms=st.sampled_from([5_000, 61_000, 130_000, 130_000]))),
+    (6, st.builds(Read, worker=worker, records=st.sampled_from([1, 3, 9, 9]))),
+    (8, st.builds(Flush, worker=worker, steps=partly, faults=faults, committed=st.booleans())),
     (3, st.builds(Commit, worker=worker)),
-    (5, st.builds(Close, hear=st.sampled_from([1, 3, 100]), fault=st.sampled_from(
+    (7, st.builds(Close, hear=st.sampled_from([1, 100, 100]), fault=st.sampled_from(
         ["", "", "", "refused", "lost", "torn", "unacknowledged", "late", "late"]))),
     (1, st.just(LateClose())),
-    (3, st.builds(Crash, worker=worker)),
+    (4, st.builds(Crash, worker=worker, committed=st.booleans())),
+    (4, st.builds(Die, worker=worker, steps=st.integers(1, 9), committed=st.booleans())),
     (2, st.builds(Expel, worker=worker)),
     (3, st.builds(Zombie, zombie=st.integers(0, 3), records=st.integers(0, 3), steps=partly)),
     (2, st.builds(Rebalance, workers=st.integers(1, 2))),
@@ -124,6 +126,7 @@ EXAMPLES = 60
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @settings(
     max_examples=EXAMPLES,
     # Shrinking takes an engine's time for each try: ``smallest`` does what is needed of it.
