@@ -49,6 +49,10 @@ log = logging.getLogger(__name__)
 _PROGRESS_EVERY_S: Final = 10.0
 _SAMPLE_EVERY_S: Final = 5.0
 _IDENTIFY_EVERY_S: Final = 30.0
+_CHECKED_FOR_S: Final = 0.5
+"""A topic is not deleted, made and filled again in less."""
+_QUIET_S: Final = 5.0
+"""While records come without such a pause, a topic cannot go and come without the consumer seeing it."""
 _DRAIN_S: Final = 20.0
 _LEAVE_S: Final = 5.0
 """With the drain it is less than the 30 s after which Kubernetes kills."""
@@ -103,6 +107,8 @@ class Worker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._failure: asyncio.Future[None] | None = None
+        self._checked_at_s = -_CHECKED_FOR_S
+        self._fed_at_s = time.monotonic()
         self._published: dict[int, tuple[float, int]] = {}
         self._judged: list[tuple[int, int]] = []
         self.writer = Writer(
@@ -260,7 +266,16 @@ class Worker:
             async for event in stream.noack().events():
                 message = event.message
                 partition = self.partitions.get(message.partition)
-                if partition is None or message.offset <= partition.lane.through:
+                fed_at_s, self._fed_at_s = self._fed_at_s, time.monotonic()
+                if partition is not None and (
+                    message.offset == 0
+                    or message.offset <= partition.lane.through
+                    or self._fed_at_s - fed_at_s > _QUIET_S
+                ):
+                    # Where offsets begin again, or while nobody looked, the topic may have been deleted and
+                    # made again: its records must not be taken for those of the old one.
+                    await self._check_incarnation()
+                if partition is None or not partition.live or message.offset <= partition.lane.through:
                     continue  # delivered before a rebalance that has moved the start
                 value = message.value
                 partition.feed(message.offset, int(message.timestamp * 1000 + 0.5), value, message)
@@ -425,17 +440,36 @@ class Worker:
             before = self.identity
             if before is None:
                 continue
-            try:
-                now = await asyncio.to_thread(identify, self.settings.kafka, self.settings.events_topic)
-            except TopicError:
-                continue  # an outage; the consumer says so
-            if now.incarnation != before.incarnation:
-                raise WorkerError(
-                    f"topic {before.topic} was deleted and made again; "
-                    "start the worker again to read the new one"
-                )
-            if self.identity is before and now.partitions != before.partitions:
+            now = await self._identify()
+            if now is not None and self.identity is before and now.partitions != before.partitions:
                 self.identity = now
+
+    async def _identify(self) -> TopicIdentity | None:
+        """What the topic is now; None when Kafka does not say.
+
+        Raises
+        ------
+        WorkerError
+            It is not the one that this worker reads.
+        """
+        before = self._identity
+        try:
+            now = await asyncio.to_thread(identify, self.settings.kafka, self.settings.events_topic)
+        except TopicError:
+            return None  # an outage; the consumer says so
+        if now.incarnation != before.incarnation:
+            raise WorkerError(
+                f"topic {before.topic} was deleted and made again; start the worker again to read the new one"
+            )
+        return now
+
+    async def _check_incarnation(self) -> None:
+        """Make sure, before a record is taken, that the topic is still the one that this worker reads."""
+        # Records that were on their way during a rebalance come in numbers.
+        if time.monotonic() - self._checked_at_s > _CHECKED_FOR_S:
+            while await self._identify() is None:
+                await asyncio.sleep(_CHECKED_FOR_S)
+            self._checked_at_s = time.monotonic()
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT, then drain.

@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from kafka import KafkaConsumer, TopicPartition
@@ -209,16 +209,17 @@ class Pipeline:
         assert len(found) == len(rows), "a series has two rows in one window"
         return found
 
-    def expected(self) -> Recomputed:
-        """The topic, recomputed."""
-        return recompute(self.read_topic(), grace_ms=GRACE_S * 1000)
-
-    def assert_exact(self, *, timeout_s: float = 60.0) -> Recomputed:
+    def assert_exact(self, *, before: Sequence[TopicRecord] = (), timeout_s: float = 60.0) -> Recomputed:
         """Every event of the topic is stored once, in every table, and every aggregate is right.
 
         Waits until everything is stored and windows that got late events have been corrected.
+
+        Parameters
+        ----------
+        before
+            What earlier topics of the same name held.
         """
-        expected = self.expected()
+        expected = recompute([*before, *self.read_topic()], grace_ms=GRACE_S * 1000)
         wanted = expected.events + expected.rejects
         assert until(lambda: self.stored() >= wanted, timeout_s), (
             f"{self.stored()} of {wanted} lines are stored after {timeout_s:g} s"
@@ -239,7 +240,7 @@ class Pipeline:
         ]
         assert (
             self.one(
-                "SELECT sum(input_tokens) FROM gatewatch.calls "
+                "SELECT ifNull(sum(input_tokens), 0) FROM gatewatch.calls "
                 "WHERE usage_source IN ('provider', 'estimated')"
             )
             == expected.input_tokens

@@ -48,7 +48,7 @@ def test_sigterm_drains_and_an_engine_that_is_down_does_not_hold_it_up(
         assert pipeline.committed() == {}
         assert terminate(pipeline) < 10
         drained: dict[int, int] = {
-            number: last
+            int(number): int(last)
             for number, last in pipeline.sink.rows(
                 "SELECT partition, max(last_offset) FROM gatewatch.delivery GROUP BY partition"
             )

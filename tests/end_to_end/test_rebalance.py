@@ -21,9 +21,9 @@ def test_a_second_worker_joins_and_leaves(
     stack = pipeline.stack
     over = threading.Event()
     with pipeline.emitter() as emitter:
-        sending = in_background(lambda: pipeline.emit_until(emitter, traffic(7), over, per_s=4_000))
+        sending = in_background(lambda: pipeline.emit_until(emitter, traffic(7), over, per_s=1_500))
         try:
-            assert until(lambda: pipeline.stored() > 4_000, 30)
+            assert until(lambda: pipeline.stored() > 1_500, 30)
             second = stack.add_worker()
             share_the_work(pipeline, 0, second)
 
