@@ -40,7 +40,7 @@ from streams.source import known_sources, source_id
 from streams.writer import Writer
 from tests.streams.delivery_model import CHUNK_RECORDS, Step, World
 from tests.streams.delivery_oracle import Mismatch
-from tests.streams.test_delivery import histories, play, smallest
+from tests.streams.test_delivery import EXACT, histories, play, smallest
 
 __all__ = ["MUTATIONS", "Caught", "Mutation", "hunt"]
 
@@ -61,7 +61,8 @@ class Mutation(Struct, frozen=True):
 class Caught(Struct, frozen=True):
     """The history that noticed."""
 
-    histories: int
+    histories: str
+    """How many had been played, or ``exact`` for one of those that are written out."""
     steps: int
     """Of the history, after what it did not need was taken away."""
     mismatch: str
@@ -412,7 +413,12 @@ def hunt(sink: Sink, mutation: Mutation, most: int = _MOST_HISTORIES, tries: int
             every()
         except Mismatch:
             short = smallest(sink, caught, mutation.world, tries) if tries else caught
-            return Caught(played, len(short), mismatch)
+            return Caught(str(played), len(short), mismatch)
+        for history in EXACT.values():
+            try:
+                play(sink, history, mutation.world)
+            except Mismatch as error:
+                return Caught("exact", len(history), str(error))
     return None
 
 

@@ -79,7 +79,7 @@ WEIGHTED: list[tuple[int, st.SearchStrategy[Any]]] = [
     (1, st.builds(Rewind, partition=st.integers(0, 3), records=st.integers(1, 9))),
     (2, st.builds(Retention, partition=st.integers(0, 3), kept=st.integers(0, 3))),
     (1, st.just(Recreate())),
-    (1, st.just(AddPartition())),
+    (2, st.just(AddPartition())),
 ]  # fmt: skip
 steps = st.sampled_from([strategy for weight, strategy in WEIGHTED for _ in range(weight)]).flatmap(
     lambda s: s
@@ -120,6 +120,66 @@ def smallest(sink: Sink, history: list[Step], world: type[World] = World, tries:
         if size == 1:
             return history
         size //= 2
+
+
+ON_TIME = Line("call")
+LATE = Line("call", lateness=5)
+CLOSED: list[Step] = [
+    Produce(0, ((ON_TIME,),) * 4),
+    Read(0, 9),
+    Flush(0, committed=True),
+    Pass(130_000),
+    Pass(130_000),
+    Close(),
+]
+"""Afterwards an event that is 90 s late falls into a window that is closed."""
+
+EXACT: dict[str, list[Step]] = {
+    "a worker dies after its rows and before it has named a late window": [
+        *CLOSED,
+        Produce(0, ((LATE,), (ON_TIME,), (ON_TIME,), (ON_TIME,))),
+        Die(0, 4, True),
+    ],
+    "a correction is heard, refused, and its closer dies": [
+        *CLOSED,
+        Produce(0, ((LATE,), (ON_TIME,), (ON_TIME,), (ON_TIME,))),
+        Read(0, 9),
+        Flush(0, committed=True),
+        Close(fault="refused"),
+        Crash(0),
+    ],
+    "a flush is under way when the next one is due, and the worker dies": [
+        Produce(0, ((ON_TIME,),) * 4),
+        Read(0, 9),
+        Flush(0, steps=1),
+        Produce(0, ((ON_TIME,),) * 4),
+        Read(0, 9),
+        Flush(0, committed=True),
+        Crash(0, committed=True),
+    ],
+    "windows close before anybody knows of a new partition": [
+        AddPartition(),
+        Produce(2, ((ON_TIME,),)),
+        Pass(130_000),
+        Pass(130_000),
+        Close(),
+        Rebalance(1),
+    ],
+    "a window closes in the middle of a flush": [
+        Produce(0, ((ON_TIME,),)),
+        Pass(130_000),
+        Produce(0, ((ON_TIME,),)),
+        Read(0, 9),
+        Flush(0, steps=2),
+        Close(),
+    ],
+}
+"""Histories that need exact timing, which chance takes long to find."""
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_views_hold_what_the_input_says_where_timing_is_exact(sink: Sink, name: str) -> None:
+    play(sink, EXACT[name])
 
 
 EXAMPLES = 60
