@@ -209,7 +209,9 @@ class Pipeline:
         assert len(found) == len(rows), "a series has two rows in one window"
         return found
 
-    def assert_exact(self, *, before: Sequence[TopicRecord] = (), timeout_s: float = 60.0) -> Recomputed:
+    def assert_exact(
+        self, *, before: Sequence[TopicRecord] = (), grace_s: float = GRACE_S, timeout_s: float = 60.0
+    ) -> Recomputed:
         """Every event of the topic is stored once, in every table, and every aggregate is right.
 
         Waits until everything is stored and windows that got late events have been corrected.
@@ -218,8 +220,10 @@ class Pipeline:
         ----------
         before
             What earlier topics of the same name held.
+        grace_s
+            That the workers were given.
         """
-        expected = recompute([*before, *self.read_topic()], grace_ms=GRACE_S * 1000)
+        expected = recompute([*before, *self.read_topic()], grace_ms=int(grace_s * 1000))
         wanted = expected.events + expected.rejects
         assert until(lambda: self.stored() >= wanted, timeout_s), (
             f"{self.stored()} of {wanted} lines are stored after {timeout_s:g} s"
