@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 import faust
+import uvloop
 
 
 async def _run(kafka: str, topic: str, records: int, datadir: str) -> None:
@@ -55,6 +56,7 @@ def main() -> None:
     """Read the records."""
     logging.basicConfig(level=logging.ERROR)
     kafka, topic, records = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as the worker does
     with tempfile.TemporaryDirectory() as datadir:
         asyncio.run(_run(kafka, topic, records, datadir))
 

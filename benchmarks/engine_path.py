@@ -78,8 +78,10 @@ def statements(path: str) -> list[str]:
     """What makes the tables and views of a path, ``naive`` or ``tuned``."""
     made = [
         "CREATE DATABASE bench",
-        f"CREATE TABLE bench.calls ({_columns(stored=True)}) ENGINE = AggregatingMergeTree "
-        "PARTITION BY toDate(fromUnixTimestamp64Milli(started_at_ms)) ORDER BY (started_at_ms, call_id)",
+        f"CREATE TABLE bench.calls ({_columns(stored=True)}, "
+        "INDEX by_call_id call_id TYPE bloom_filter(0.01) GRANULARITY 1) ENGINE = AggregatingMergeTree "
+        "PARTITION BY toDate(fromUnixTimestamp64Milli(started_at_ms)) ORDER BY (started_at_ms, call_id) "
+        "TTL toDateTime(fromUnixTimestamp64Milli(started_at_ms)) + toIntervalDay(400)",
     ]
     source = INPUT[path]
     if path == "tuned":
