@@ -165,6 +165,17 @@ EXACT: dict[str, list[Step]] = {
         Close(),
         Rebalance(1),
     ],
+    "an insert is refused once": [
+        Produce(0, ((ON_TIME,),) * 4),
+        Read(0, 9),
+        Flush(0, faults=("refused",), committed=True),
+    ],
+    "a lane falls behind its log while time passes": [
+        Produce(0, ((ON_TIME,),)),
+        Pass(130_000),
+        Pass(130_000),
+        Close(),
+    ],
     "a window closes in the middle of a flush": [
         Produce(0, ((ON_TIME,),)),
         Pass(130_000),
