@@ -46,7 +46,7 @@ __all__ = ["MUTATIONS", "Caught", "Mutation", "hunt"]
 
 Planted: TypeAlias = Callable[[Sink], Any]
 """A context manager in which the rule is left out."""
-_MOST_HISTORIES: Final = 150
+_MOST_HISTORIES: Final = 40
 _TRIES: Final = 30
 
 

@@ -165,6 +165,21 @@ EXACT: dict[str, list[Step]] = {
         Close(),
         Rebalance(1),
     ],
+    "a closer dies between the windows and their checkpoint": [*CLOSED[:-1], Close(fault="torn")],
+    "a deploy takes series out of a window that is closed, and corrected later": [
+        Deploy(),
+        Pass(130_000),
+        Produce(0, tuple((Line("call", model=model),) for model in range(3))),
+        Read(0, 9),
+        Flush(0),
+        Pass(130_000),
+        Close(),
+        Deploy(),
+        Produce(0, ((LATE,),)),
+        Read(0, 9),
+        Flush(0),
+        Close(),
+    ],
     "an insert is refused once": [
         Produce(0, ((ON_TIME,),) * 4),
         Read(0, 9),
@@ -193,7 +208,7 @@ def test_the_views_hold_what_the_input_says_where_timing_is_exact(sink: Sink, na
     play(sink, EXACT[name])
 
 
-EXAMPLES = 60
+EXAMPLES = 40
 
 
 @pytest.mark.slow
