@@ -220,6 +220,24 @@ class Lane:
             self._close_chunk()
             self._open = _Open(self._open.end, False, self.rules)
 
+    def lose(self, until: int) -> None:
+        """Records before ``until`` were deleted before they could be read.
+
+        What the current chunk has counted stays as it is; a chunk of which records are missing gets no
+        further aggregates, because a later version of its row would say less than an earlier one.
+        """
+        before = self._open.first_offset
+        self._decode()
+        if self._open.records:
+            self._aggregate()
+        floor = until - until % self.rules.chunk_records
+        if floor != before and self._open.records:
+            self._complete_through = self._open.last_offset
+        self._open = _Open(floor, until != floor, self.rules)
+        self.headless = until != floor
+        self.through = until - 1
+        self._fed = True
+
     def flush(self) -> LaneRows | None:
         """Rows of everything fed since the last flush; None when nothing was."""
         if not self._fed:

@@ -135,6 +135,11 @@ class Health(Collector):
                 worker.duplicate_events_total,
             ),
             ("insert_errors", "Statements that ClickHouse did not take.", worker.writer.insert_errors_total),
+            (
+                "records_expired",
+                "Offsets that were deleted before they could be read.",
+                worker.records_expired_total,
+            ),
             ("headless_chunks", "Chunks whose start could no longer be read.", worker.headless_chunks_total),
             ("windows_closed", "Closings of windows, corrections included.", worker.windows_closed_total),
         ):

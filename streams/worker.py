@@ -97,6 +97,7 @@ class Worker:
         self.waiting_since_s: float | None = None
         """Since when partitions are being handed over, on the monotonic clock; None while they are read."""
         self.headless_chunks_total = 0
+        self.records_expired_total = 0
         self.events_total = 0
         self.rejects_total = 0
         self.late_events_total = 0
@@ -278,6 +279,9 @@ class Worker:
                     await self._check_incarnation()
                 if partition is None or not partition.live or message.offset <= partition.lane.through:
                     continue  # delivered before a rebalance that has moved the start
+                gap = message.offset > partition.lane.through + 1
+                if gap and not await self._explain_gap(partition, message.tp):
+                    continue
                 value = message.value
                 partition.feed(message.offset, int(message.timestamp * 1000 + 0.5), value, message)
                 # Or the bytes of a whole unacknowledged chunk would stay in memory.
@@ -292,6 +296,26 @@ class Worker:
         except Exception as error:
             self._fail(error)
             raise
+
+    async def _explain_gap(self, partition: Partition, tp: TP) -> bool:
+        """Offsets were skipped: retention has overtaken the lane, unless they hold no records at all.
+
+        False when the partition was revoked meanwhile.
+        """
+        earliest = (await self.app.consumer.earliest_offsets(tp))[tp]
+        expected = partition.lane.through + 1
+        if partition.live and earliest > expected:
+            partition.lane.lose(earliest)
+            self.records_expired_total += earliest - expected
+            self.headless_chunks_total += int(partition.lane.headless)
+            log.error(
+                "partition %s: offsets %s to %s were deleted before they could be read; read faster (more "
+                "workers), or keep the topic longer",
+                partition.number,
+                expected,
+                earliest - 1,
+            )
+        return partition.live
 
     async def _flush_for_ever(self) -> None:
         last = 0.0

@@ -389,3 +389,31 @@ def test_a_window_that_an_idle_lane_let_close_is_reopened_by_what_comes_later() 
     rows = lane.flush()
     assert rows is not None
     assert rows.reopened == [window_s]
+
+
+def test_records_that_were_deleted_before_they_were_read_do_not_make_a_chunk_say_less() -> None:
+    lane = Lane(1, 0, Rules(chunk_records=10))
+    for offset in range(3):
+        lane.feed(offset, T0_MS, record(call(offset)))
+    lane.lose(6)
+    for offset in range(6, 12):
+        lane.feed(offset, T0_MS, record(call(offset)))
+    rows = lane.flush()
+    assert rows is not None
+    assert [(chunk.first_offset, chunk.last_offset, chunk.records) for chunk in rows.chunks] == [
+        (0, 2, 3),
+        (10, 11, 2),
+    ]
+    assert rows.complete_through == 9
+    assert sum(table.num_rows for table in rows.calls) == 9
+
+
+def test_a_whole_chunk_that_was_deleted_is_acknowledged_with_the_one_before() -> None:
+    lane = Lane(1, 0, Rules(chunk_records=10))
+    lane.feed(0, T0_MS, record(call(0)))
+    lane.lose(25)
+    lane.feed(25, T0_MS, record(call(25)))
+    rows = lane.flush()
+    assert rows is not None
+    assert [chunk.first_offset for chunk in rows.chunks] == [0]
+    assert rows.complete_through == 0
