@@ -29,7 +29,7 @@ def test_sigterm_drains_and_an_engine_that_is_down_does_not_hold_it_up(
     start: Callable[..., Pipeline],
 ) -> None:
     # So long nothing is stored, unless a worker is told to stop.
-    pipeline = start(environment={"GATEWATCH_FLUSH_INTERVAL_S": "15"})
+    pipeline = start(environment={"GATEWATCH_FLUSH_INTERVAL_S": "10"})
     stack, events = pipeline.stack, traffic(11)
 
     def read() -> bool:

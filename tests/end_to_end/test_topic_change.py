@@ -55,7 +55,8 @@ def remake(pipeline: Pipeline, partitions: int) -> None:
 
 
 def test_a_topic_that_is_made_again_is_another_source(start: Callable[..., Pipeline]) -> None:
-    pipeline = start(partitions=2)
+    # Long enough for a worker that hangs to keep its partitions: nobody tells it to begin anew.
+    pipeline = start(partitions=2, environment={"GATEWATCH_SESSION_TIMEOUT_S": "12"})
     stack, log = pipeline.stack, Log(pipeline)
     # Partition 1 is empty when the topic goes: nothing but the topic's own id tells the new one apart.
     log.append(45)
@@ -78,6 +79,7 @@ def test_a_topic_that_is_made_again_is_another_source(start: Callable[..., Pipel
     pipeline.assert_exact(before=before)
     assert stack.await_ready(60)
     assert pipeline.one("SELECT count() FROM gatewatch.sources") == 4
+    assert "was deleted and made again" in pipeline.log(0)
 
     # While no worker runs.
     stack.stop_worker(0)
