@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 FILTERS: Final = {
     # command -> module that has `command`, a function, or `commands`, a Typer group
@@ -45,17 +45,34 @@ def main() -> None:
         pretty_exceptions_enable=False,
     )
     modules = dict(FILTERS)
-    if importlib.util.find_spec("streams") and importlib.util.find_spec("faust"):
+    if importlib.util.find_spec("streams"):
         modules |= PIPELINE
-    if len(sys.argv) > 1 and sys.argv[1] in modules:
+    chosen = sys.argv[1] if len(sys.argv) > 1 else ""
+    if chosen in PIPELINE and chosen not in modules:
+        _needs_pipeline(chosen, "not part of the package")
+    if chosen in modules:
         # Only the command that is run is imported: a filter starts in a tenth of the time.
-        modules = {sys.argv[1]: modules[sys.argv[1]]}
+        modules = {chosen: modules[chosen]}
     # Two commands at least, or Typer would make the one the whole program.
     app.callback()(lambda: None)
-    for name, path in modules.items():
-        module = importlib.import_module(path)
-        if hasattr(module, "commands"):
-            app.add_typer(module.commands, name=name)
-        else:
-            app.command(name)(module.command)
-    app()
+    try:
+        for name, path in modules.items():
+            module = importlib.import_module(path)
+            if hasattr(module, "commands"):
+                app.add_typer(module.commands, name=name)
+            else:
+                app.command(name)(module.command)
+        app()
+    except ModuleNotFoundError as error:
+        if chosen not in PIPELINE:
+            raise
+        _needs_pipeline(chosen, f"no package {error.name}")
+
+
+def _needs_pipeline(command: str, why: str) -> NoReturn:
+    print(
+        f"gatewatch {command}: {why}: this command needs a checkout of gatewatch and, in it, "
+        "pip install -e '.[pipeline,embedded]'",
+        file=sys.stderr,
+    )
+    raise SystemExit(2)
