@@ -1,7 +1,7 @@
 """What the engine does alone with the same bytes: the yardsticks of the throughput benchmark.
 
-- ``naive``: ``INSERT ... FORMAT JSONEachRow`` into a table with the columns, engine and order of
-  ``calls``, and one materialised view for each cut that makes the same measures, with the engine's own
+- ``naive``: ``INSERT ... FORMAT JSONEachRow`` into a table with the columns, engine, order, index
+  and settings of ``calls``, and one materialised view for each cut that makes the same measures, with the engine's own
   sketch of the same error (``quantilesDD(0.01)``). What one would write first, and at best what
   ClickHouse's Kafka engine reaches, without its Kafka part.
 - ``tuned``: a Null table of plain strings in front, a view that casts, and all cuts in one view with
@@ -14,6 +14,7 @@ from typing import Final
 
 from signals.column import CALL_COLUMNS
 from signals.signal import CUTS, DIMENSIONS
+from sinks.schema import COMPACT_PARTS
 
 __all__ = ["INPUT", "statements"]
 
@@ -81,7 +82,8 @@ def statements(path: str) -> list[str]:
         f"CREATE TABLE bench.calls ({_columns(stored=True)}, "
         "INDEX by_call_id call_id TYPE bloom_filter(0.01) GRANULARITY 1) ENGINE = AggregatingMergeTree "
         "PARTITION BY toDate(fromUnixTimestamp64Milli(started_at_ms)) ORDER BY (started_at_ms, call_id) "
-        "TTL toDateTime(fromUnixTimestamp64Milli(started_at_ms)) + toIntervalDay(400)",
+        "TTL toDateTime(fromUnixTimestamp64Milli(started_at_ms)) + toIntervalDay(400) "
+        f"SETTINGS {COMPACT_PARTS}",
     ]
     source = INPUT[path]
     if path == "tuned":

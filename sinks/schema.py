@@ -27,6 +27,11 @@ STORE: Final = "gatewatch_store"
 VIEWS: Final = "gatewatch"
 
 
+COMPACT_PARTS: Final = "min_bytes_for_wide_part = 268435456"
+"""One file for all columns of a part up to 256 MiB: with 56 of them, writing and merging a file each is
+what costs (docs/decisions/compact-parts.md)."""
+
+
 class StoredColumn(Struct, frozen=True):
     """A column and its ClickHouse type, exactly as ``system.columns`` prints it."""
 
@@ -44,6 +49,7 @@ class Table(Struct, frozen=True, kw_only=True):
     partition_by: str = ""
     ttl: str = ""
     indexes: tuple[str, ...] = ()
+    settings: str = ""
     purpose: str
 
     @property
@@ -98,6 +104,7 @@ TABLES: Final = (
         partition_by="toDate(started_at)",
         ttl="toDateTime(started_at) + toIntervalDay(400)",
         indexes=("INDEX by_call_id call_id TYPE bloom_filter(0.01) GRANULARITY 1",),
+        settings=COMPACT_PARTS,
         purpose="One row a call once merged; encodings as signals/column.py says.",
     ),
     Table(
@@ -349,5 +356,6 @@ def create_table(table: Table) -> str:
         *([f"PARTITION BY {table.partition_by}"] if table.partition_by else []),
         f"ORDER BY {table.order_by}",
         *([f"TTL {table.ttl}"] if table.ttl else []),
+        *([f"SETTINGS {table.settings}"] if table.settings else []),
     ]
     return "\n".join(lines) + ";"

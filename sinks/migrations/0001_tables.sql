@@ -66,7 +66,8 @@ CREATE TABLE IF NOT EXISTS gatewatch_store.calls
 ENGINE = AggregatingMergeTree
 PARTITION BY toDate(started_at)
 ORDER BY (started_at, call_id)
-TTL toDateTime(started_at) + toIntervalDay(400);
+TTL toDateTime(started_at) + toIntervalDay(400)
+SETTINGS min_bytes_for_wide_part = 268435456;
 
 CREATE TABLE IF NOT EXISTS gatewatch_store.texts
 (
