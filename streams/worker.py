@@ -41,6 +41,7 @@ from streams.setting import Settings
 from streams.source import SourceError, TopicIdentity, identify, known_sources, register
 from streams.start import LogTruncatedError, start_offset
 from streams.topic import PROGRESS_PARTITIONS, PROGRESS_TOPIC, TopicError
+from streams.verdict import Verdict
 from streams.writer import Writer, insert
 
 __all__ = ["Worker", "WorkerError", "run"]
@@ -57,9 +58,6 @@ _QUIET_S: Final = 5.0
 _DRAIN_S: Final = 20.0
 _LEAVE_S: Final = 5.0
 """With the drain it is less than the 30 s after which Kubernetes kills."""
-_JUDGED_LINES: Final = 2000
-_MOST_REJECTS: Final = 0.95
-"""If of the last 2,000 lines 95 % are no events, something else is wrong than a few lines."""
 
 
 class WorkerError(RuntimeError):
@@ -112,7 +110,7 @@ class Worker:
         self._checked_at_s = -_CHECKED_FOR_S
         self._fed_at_s = time.monotonic()
         self._published: dict[int, tuple[float, int]] = {}
-        self._judged: list[tuple[int, int]] = []
+        self._verdict = Verdict()
         self.writer = Writer(
             lambda: Sink(
                 settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password.reveal()
@@ -347,22 +345,13 @@ class Worker:
 
     def _judge(self, flushed: list[tuple[Partition, LaneRows]]) -> None:
         """Stop rather than drain a topic that holds something else than events into the dead letters."""
-        self._judged.append(
-            (sum(rows.events for _, rows in flushed), sum(rows.rejected for _, rows in flushed))
-        )
-        while len(self._judged) > 1 and sum(map(sum, self._judged[1:])) >= _JUDGED_LINES:
-            self._judged.pop(0)
-        events = sum(events for events, _ in self._judged)
-        rejects = sum(rejects for _, rejects in self._judged)
-        if events + rejects >= _JUDGED_LINES and rejects >= _MOST_REJECTS * (events + rejects):
-            reasons = sorted({letter.reason for _, rows in flushed for letter in rows.dead_letters})
-            partition, rows = next((partition, rows) for partition, rows in flushed if rows.dead_letters)
-            first = rows.dead_letters[0]
+        spoiled = self._verdict.judge((partition.number, rows) for partition, rows in flushed)
+        if spoiled is not None:
+            place = f"{self.settings.events_topic}/{spoiled.partition}/{spoiled.offset}/{spoiled.line}"
             raise TopicSpoiledError(
-                f"{rejects} of the last {events + rejects} lines of {self.settings.events_topic} are no "
-                f"events ({', '.join(reasons)}): stopped, and what was just read is neither stored nor "
-                "acknowledged. See what is sent: `gatewatch dead-letters show "
-                f"{self.settings.events_topic}/{partition.number}/{first.offset}/{first.line}`. When its "
+                f"{spoiled.rejects} of the last {spoiled.lines} lines of {self.settings.events_topic} are no "
+                f"events ({', '.join(spoiled.reasons)}): stopped, and what was just read is neither stored "
+                f"nor acknowledged. See what is sent: `gatewatch dead-letters show {place}`. When its "
                 "sender is stopped, skip it: move the offsets of consumer group "
                 f"{self.settings.consumer_group} behind it and start the workers again"
             )
