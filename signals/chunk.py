@@ -19,10 +19,19 @@ from numpy.typing import NDArray
 
 from signals import performance, pipeline
 from signals.sequence import SequenceTracker
-from signals.signal import CUTS, DIMENSIONS, OTHER, Cut, Signal
+from signals.signal import CUTS, DIMENSIONS, OTHER, SERIES_BITS, SERIES_LIMIT_MOST, Cut, Signal
 from signals.sketch import bucket_of
 
-__all__ = ["FAMILIES", "SIGNALS", "WINDOW_S", "Chunk", "ChunkTotals", "Measured", "series_name"]
+__all__ = [
+    "FAMILIES",
+    "SERIES_LIMIT_MOST",
+    "SIGNALS",
+    "WINDOW_S",
+    "Chunk",
+    "ChunkTotals",
+    "Measured",
+    "series_name",
+]
 
 FAMILIES: Final = ("performance", "pipeline")
 SIGNALS: Final = {signal.name: signal for signal in (*performance.SIGNALS, *pipeline.SIGNALS)}
@@ -31,10 +40,9 @@ WINDOW_S: Final = 60
 
 # A key holds label, series and window; with a bucket behind it, it still fits 63 bits.
 _WINDOW_BITS: Final = 26
-_SERIES_BITS: Final = 18
 _BUCKET_BITS: Final = 11
 _MASK_WINDOW: Final = (1 << _WINDOW_BITS) - 1
-_MASK_SERIES: Final = (1 << _SERIES_BITS) - 1
+_MASK_SERIES: Final = (1 << SERIES_BITS) - 1
 _MASK_BUCKET: Final = (1 << _BUCKET_BITS) - 1
 _COMBINATIONS_KEPT: Final = 20_000
 _DENSE_CELLS: Final = 1 << 21
@@ -125,10 +133,8 @@ class Chunk:
     """
 
     def __init__(self, series_limit: int) -> None:
-        if series_limit * (len(CUTS) + 1) >= 1 << _SERIES_BITS:
-            raise ValueError(
-                f"series_limit {series_limit} is too large, at most {(1 << _SERIES_BITS) // 8 - 1}"
-            )
+        if series_limit > SERIES_LIMIT_MOST:
+            raise ValueError(f"series_limit {series_limit} is too large, at most {SERIES_LIMIT_MOST}")
         self.sequences = SequenceTracker(series_limit)
         self._limit = series_limit
         self._series: dict[tuple[str, ...], int] = {}
@@ -200,7 +206,7 @@ class Chunk:
                 if values is not None:
                     np.add.at(total, here, values)
                 hit = np.flatnonzero(n)
-                base = self._label(signal, label) << (_SERIES_BITS + _WINDOW_BITS)
+                base = self._label(signal, label) << (SERIES_BITS + _WINDOW_BITS)
                 keys = base | (series[hit][:, cuts] << _WINDOW_BITS) | window[hit][:, None]
                 repeated = np.repeat(np.vstack([n[hit], total[hit]]), len(cuts), axis=1)
                 self._tallies["performance"].add(keys.ravel(), repeated)
@@ -298,7 +304,7 @@ class Chunk:
     def _count(self, signal: str, label: str, at: Ints) -> None:
         if len(at):
             keys, n = np.unique(at, return_counts=True)
-            base = self._label(SIGNALS[signal], label) << (_SERIES_BITS + _WINDOW_BITS)
+            base = self._label(SIGNALS[signal], label) << (SERIES_BITS + _WINDOW_BITS)
             self._tallies["pipeline"].add(base | keys, np.vstack([n, np.zeros_like(n)]))
 
     # -- rows ----------------------------------------------------------------------------------
@@ -307,7 +313,7 @@ class Chunk:
         return self._labels.setdefault((signal.name, label), len(self._labels))
 
     def _key(self, signal: Signal, label: str, series: int, window: int) -> int:
-        return (((self._label(signal, label) << _SERIES_BITS) | series) << _WINDOW_BITS) | window
+        return (((self._label(signal, label) << SERIES_BITS) | series) << _WINDOW_BITS) | window
 
     def family(self, name: str) -> dict[str, pa.Array]:
         """The chunk's aggregates of one family, as parallel arrays.
@@ -317,7 +323,7 @@ class Chunk:
         """
         keys, sums = self._tallies[name].sums()
         bucket_keys, bucket_counts = self._buckets.sums()
-        label = keys >> (_SERIES_BITS + _WINDOW_BITS)
+        label = keys >> (SERIES_BITS + _WINDOW_BITS)
         series = (keys >> _WINDOW_BITS) & _MASK_SERIES
         window = keys & _MASK_WINDOW
         of_label = list(self._labels)

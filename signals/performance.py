@@ -65,7 +65,6 @@ _TTFT = Signal(
     family="performance",
     stat="sketch",
     unit="us",
-    minimum_n=20,
     description="From a call's start to its first generated token.",
 )
 _TPOT = Signal(
@@ -73,7 +72,6 @@ _TPOT = Signal(
     family="performance",
     stat="sketch",
     unit="us",
-    minimum_n=20,
     description="Time per output token: (total - ttft) / (output tokens - 1).",
 )
 _LATENCY = Signal(
@@ -81,7 +79,6 @@ _LATENCY = Signal(
     family="performance",
     stat="sketch",
     unit="us",
-    minimum_n=20,
     description="From a call's start to its end as the caller saw it.",
 )
 

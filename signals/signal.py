@@ -41,6 +41,14 @@ CUTS: Final = (
     Cut("tenant_model", ("tenant", "provider", "model")),
 )
 
+SERIES_BITS: Final = 18
+"""A chunk numbers its series with so many bits."""
+SERIES_LIMIT_MOST: Final = ((1 << SERIES_BITS) - 1) // (len(CUTS) + 1)
+"""The largest ``series_limit``: so many series of every cut, and ``__other__`` in each, have a number."""
+
+SHARDS: Final = 16
+"""Shards of series, by hash; also the number of partitions of ``gatewatch.progress.v1``."""
+
 
 class Signal(Struct, frozen=True, kw_only=True):
     """One thing that is measured.
@@ -58,7 +66,4 @@ class Signal(Struct, frozen=True, kw_only=True):
     label: str = ""
     """What the label of each row says, where the signal has one: ``error_class``, ``stream_end``, ..."""
     cuts: tuple[str, ...] = tuple(cut.name for cut in CUTS)
-    window_s: int = 60
-    minimum_n: int = 1
-    """Below so many events a window's value says nothing and is not judged."""
     description: str

@@ -12,14 +12,11 @@ from typing import Final
 from msgspec import Struct
 
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
-from signals.signal import CUTS, DIMENSIONS
+from signals.signal import CUTS, DIMENSIONS, SHARDS
 from signals.sketch import GAMMA
 from sinks.schema import STORE, VIEWS
 
 __all__ = ["ALL_VIEWS", "SHARDS", "View", "create_view", "dimension_columns"]
-
-SHARDS: Final = 16
-"""Shards of series, by hash; also the number of partitions of ``gatewatch.progress.v1``."""
 
 
 class View(Struct, frozen=True):

@@ -18,6 +18,11 @@ from pathlib import Path
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
+from gatewatch.events import EVENTS_TOPIC
+
+# Of all of signals this module needs no numpy: `gatewatch doctor` runs without it.
+from signals.signal import SERIES_LIMIT_MOST
+
 __all__ = ["Secret", "Setting", "SettingError", "Settings", "declarations", "markdown"]
 
 PREFIX: Final = "GATEWATCH_"
@@ -144,7 +149,7 @@ class Settings:
     """Everything that can be set. The variable of ``flush_interval_s`` is GATEWATCH_FLUSH_INTERVAL_S."""
 
     kafka: str = _setting(SERVERS, "localhost:9092", "Kafka's bootstrap servers.")
-    events_topic: str = _setting(WORD, "gatewatch.events.v1", "Topic that events are read from.")
+    events_topic: str = _setting(WORD, EVENTS_TOPIC, "Topic that events are read from.")
     consumer_group: str = _setting(
         WORD, "gatewatch", "Consumer group of the workers. Workers with the same group share the partitions."
     )
@@ -154,11 +159,6 @@ class Settings:
     clickhouse_user: str = _setting(WORD, "writer", "ClickHouse user of the workers and of migrations.")
     clickhouse_password: Secret = _setting(  # noqa: RUF009 - a field
         SECRET, Secret(""), "Its password. Never logged; `gatewatch up` makes a random one."
-    )
-    reader_password: Secret = _setting(  # noqa: RUF009 - a field
-        SECRET,
-        Secret(""),
-        "Password of the engine's user `reader`. Needed as soon as the engine listens beyond loopback.",
     )
     flush_interval_s: float = _setting(
         _number(0.05, 60),
@@ -189,7 +189,7 @@ class Settings:
         unit="s",
     )
     series_limit: int = _setting(
-        _integer(1, 1_000_000),
+        _integer(1, SERIES_LIMIT_MOST),
         2000,
         "Series that a chunk keeps apart; further ones are counted together as `__other__`.",
         unit="series",
@@ -281,7 +281,8 @@ OTHER_VARIABLES: Final[Mapping[str, tuple[str, str, str]]] = {
     "GATEWATCH_READER_PASSWORD": (
         "secret",
         "",
-        "Password of the ClickHouse user `reader`, for `docker-compose.yml`, `gatewatch query` and `doctor`.",
+        "Password of the ClickHouse user `reader`, for `docker-compose.yml`, `gatewatch query` and `doctor`. "
+        "The embedded engine needs it as soon as it listens beyond loopback.",
     ),
     "GATEWATCH_KAFKA_PORT": ("port", "9094", "`docker-compose.yml`: Kafka's port on 127.0.0.1."),
     "GATEWATCH_CLICKHOUSE_PORT": ("port", "8123", "`docker-compose.yml`: ClickHouse's port on 127.0.0.1."),

@@ -26,6 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from gatewatch.events import EVENTS_TOPIC
 from streams import lock
 from streams.artifact import ArtifactError
 from streams.broker import Broker, BrokerError
@@ -590,7 +591,7 @@ class Stack:
 
     def _events_topic(self) -> str:
         settings = {**os.environ, **self._environment}
-        return settings.get("GATEWATCH_EVENTS_TOPIC") or "gatewatch.events.v1"
+        return settings.get("GATEWATCH_EVENTS_TOPIC") or EVENTS_TOPIC
 
     # Supervision: a thread for each part
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gatewatch.events import EVENTS_TOPIC
+from signals.signal import SHARDS
 
 __all__ = [
     "EVENTS_TOPIC",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 PROGRESS_TOPIC: Final = "gatewatch.progress.v1"
-PROGRESS_PARTITIONS: Final = 16
+PROGRESS_PARTITIONS: Final = SHARDS
 """A shard of series is a partition of the progress topic, so this number is part of the format."""
 
 REQUIRED: Final[Mapping[str, str]] = {

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from signals.chunk import Chunk
+from signals.signal import SERIES_LIMIT_MOST
 from streams.setting import OTHER_VARIABLES, Secret, SettingError, Settings, declarations, markdown
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_without_any_variable_everything_has_its_default() -> None:
@@ -49,8 +56,9 @@ def test_what_is_written_for_another_process_is_read_there_alike() -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("GATEWATCH_SERIES_LIMIT", "x", "GATEWATCH_SERIES_LIMIT='x' must be an integer, 1 to 1000000"),
-        ("GATEWATCH_SERIES_LIMIT", "0", "GATEWATCH_SERIES_LIMIT='0' must be from 1 to 1000000"),
+        ("GATEWATCH_SERIES_LIMIT", "x", "GATEWATCH_SERIES_LIMIT='x' must be an integer, 1 to 32767"),
+        ("GATEWATCH_SERIES_LIMIT", "0", "GATEWATCH_SERIES_LIMIT='0' must be from 1 to 32767"),
+        ("GATEWATCH_SERIES_LIMIT", "32768", "must be from 1 to 32767"),
         ("GATEWATCH_SERIES_LIMIT", "1.5", "must be an integer"),
         ("GATEWATCH_FLUSH_INTERVAL_S", "nan", "must be from 0.05 to 60"),
         ("GATEWATCH_FLUSH_INTERVAL_S", "inf", "must be from 0.05 to 60"),
@@ -112,6 +120,7 @@ def test_a_secret_shows_itself_nowhere() -> None:
 def test_every_setting_says_what_it_means_and_its_default_can_be_read() -> None:
     found = declarations()
     assert len({setting.variable for setting in found}) == len(found)
+    assert not {setting.variable for setting in found} & set(OTHER_VARIABLES)
     for setting in found:
         assert setting.variable == "GATEWATCH_" + setting.name.upper()
         assert setting.description.endswith(".")
@@ -121,11 +130,27 @@ def test_every_setting_says_what_it_means_and_its_default_can_be_read() -> None:
     assert {setting.unit for setting in found} <= units
 
 
-def test_the_page_has_every_variable_and_no_secret() -> None:
+def test_the_largest_series_limit_is_one_that_chunks_take() -> None:
+    settings = Settings.from_environment({"GATEWATCH_SERIES_LIMIT": str(SERIES_LIMIT_MOST)})
+    Chunk(settings.series_limit)
+    with pytest.raises(ValueError, match="too large"):
+        Chunk(settings.series_limit + 1)
+
+
+def test_the_page_has_every_variable_once_and_no_secret() -> None:
     page = markdown()
+    variables = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    assert len(set(variables)) == len(variables)
     for setting in declarations():
         assert f"| `{setting.variable}` |" in page
     for variable in OTHER_VARIABLES:
         assert f"| `{variable}` |" in page
     (row,) = [line for line in page.splitlines() if "GATEWATCH_CLICKHOUSE_PASSWORD" in line]
     assert "| secret | none |" in row
+
+
+def test_settings_can_be_read_where_the_pipelines_packages_are_missing() -> None:
+    """`gatewatch doctor` says which packages are missing, so it must not need them itself."""
+    code = "import sys, streams.diagnosis; sys.exit(bool({'numpy', 'pyarrow', 'faust'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
