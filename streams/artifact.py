@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-__all__ = ["KAFKA", "ArtifactError", "Jar", "cache_directory", "jars", "missing", "resolve"]
+__all__ = ["KAFKA", "ArtifactError", "HashError", "Jar", "cache_directory", "jars", "missing", "resolve"]
 
 KAFKA: Final = "4.1.1"
 """Version of Apache Kafka that the embedded broker runs."""
@@ -38,6 +38,10 @@ _TIMEOUT_S: Final = 60
 
 class ArtifactError(RuntimeError):
     """The jars cannot be had; the message says why and what to do."""
+
+
+class HashError(ArtifactError):
+    """A jar was downloaded and is not the one that the lock names."""
 
 
 class Jar(NamedTuple):
@@ -89,7 +93,9 @@ def jars(cache: Path | None = None) -> list[Path]:
     Raises
     ------
     ArtifactError
-        A jar cannot be downloaded, or is not the one that the lock names.
+        A jar cannot be downloaded.
+    HashError
+        A jar is not the one that the lock names.
     """
     cache = cache_directory() if cache is None else cache
     home = directory(cache)
@@ -135,7 +141,7 @@ def _download(wanted: list[Jar], home: Path) -> None:
                 with path.open("rb") as file:
                     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 if sha256 != jar.sha256:
-                    raise ArtifactError(
+                    raise HashError(
                         f"{jar.file} is not the file that gatewatch was built against: SHA-256 {sha256}, "
                         f"expected {jar.sha256}. It was thrown away; check the Maven repository or proxy"
                     )

@@ -422,10 +422,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m streams.broker", description="Run an embedded Kafka broker."
     )
-    parser.add_argument("--data", type=Path, required=True, help="directory of its own")
+    parser.add_argument("--data", type=Path, help="directory of its own")
     parser.add_argument("--port", type=int, default=None, help="port on 127.0.0.1; a free one when absent")
+    parser.add_argument(
+        "--prepare", action="store_true", help="only do what the first start of a machine does, and keep it"
+    )
     options = parser.parse_args()
+    if options.prepare:
+        sys.exit(prepare())
+    if options.data is None:
+        parser.error("name a directory: --data DIR")
     sys.exit(run(options.data, options.port))
+
+
+def prepare() -> int:
+    """Fill the cache: the jars, and the classes that make starts fast; the process' exit code."""
+    try:
+        jars()
+        _fast_start()
+    except ArtifactError as error:
+        print(f"gatewatch: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def run(data: Path, port: int | None) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Final
 
 import pytest
 from hypothesis import settings
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from sinks.clickhouse import Sink
 from sinks.migration import migrate
 from sinks.schema import STORE, TABLES
-from streams.artifact import ArtifactError
+from streams.artifact import ArtifactError, HashError, jars
 from streams.broker import Broker
 from streams.topic import create_topics
 
@@ -26,6 +29,21 @@ _MARKS: Final = {"broker": "kafka", "engine": "engine", "sink": "engine"}
 # The same examples in every run: what fails, fails again, and nothing is kept between runs.
 settings.register_profile("gatewatch", derandomize=True, database=None, deadline=None)
 settings.load_profile("gatewatch")
+# Hypothesis keeps constants of the code under test, too: not in the checkout.
+_HYPOTHESIS: Final = tempfile.TemporaryDirectory(prefix="gatewatch-hypothesis-")
+set_hypothesis_home_dir(_HYPOTHESIS.name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-kafka",
+        action="store_true",
+        help="skip tests that need a Kafka broker where its jars cannot be had; else they fail",
+    )
+
+
+def pytest_unconfigure() -> None:
+    _HYPOTHESIS.cleanup()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +51,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in _MARKS:
                 item.add_marker(_MARKS[fixture])
+
+
+@functools.cache
+def _no_jars() -> ArtifactError | None:
+    """Why the broker's jars cannot be had; asked once, for the answer may take a minute."""
+    try:
+        jars()
+    except ArtifactError as error:
+        return error
+    return None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("kafka") and (error := _no_jars()) is not None:
+        # A test that silently proves nothing is worse than one that fails; a wrong jar is no lack of network.
+        if item.config.getoption("--without-kafka") and not isinstance(error, HashError):
+            pytest.skip(f"no Kafka broker: {error}")
+        pytest.fail(
+            f"no Kafka broker: {error}\n(--without-kafka skips what needs one, unless a jar is a wrong one)",
+            pytrace=False,
+        )
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +90,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     A test that stops or kills a broker starts one of its own.
     """
     broker = Broker(tmp_path_factory.mktemp("kafka") / "data")
-    try:
-        broker.start()
-    except ArtifactError as error:
-        pytest.skip(f"no Kafka broker: {error}")
+    broker.start()
     yield broker
     broker.stop()
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from streams.artifact import ArtifactError
 from streams.stack import Stack
 from tests.end_to_end.pipeline import ENVIRONMENT, Pipeline
 
@@ -29,10 +28,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Pipeline]]:
             environment={**ENVIRONMENT, **(environment or {})},
             report=reports.append,
         )
-        try:
-            stack.start()
-        except ArtifactError as error:
-            pytest.skip(f"no Kafka broker: {error}")
+        stack.start()
         pipeline = Pipeline(stack, reports)
         running.append(pipeline)
         return pipeline

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from streams import artifact
-from streams.artifact import ArtifactError, jars, locked, missing
+from streams.artifact import ArtifactError, HashError, jars, locked, missing
 from streams.broker import Broker, BrokerError, answers
 from streams.process import free_port
 from streams.topic import create_topics
@@ -234,7 +234,7 @@ def test_a_file_that_is_not_the_locked_one_never_enters_the_cache(
 
     monkeypatch.setattr(artifact, "_fetch", fetch)
     cache = tmp_path / "cache"
-    with pytest.raises(ArtifactError, match="is not the file that gatewatch was built against"):
+    with pytest.raises(HashError, match="is not the file that gatewatch was built against"):
         jars(cache)
     assert len(missing(cache)) == len(locked())
     assert not list(cache.rglob("*.jar"))
