@@ -35,6 +35,8 @@ ENVIRONMENT: Final = {
     "GATEWATCH_CHUNK_RECORDS": "100",
     # So that a window that ends in the demonstration is also closed in it.
     "GATEWATCH_GRACE_S": "5",
+    # A worker that is killed is replaced at once, but its partitions are free only after this.
+    "GATEWATCH_SESSION_TIMEOUT_S": "6",
     "GATEWATCH_EVENTS_TOPIC": EVENTS_TOPIC,
 }
 """Settings of the workers that differ from their defaults."""

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from gatewatch.events import EVENTS_TOPIC
-from streams.artifact import ArtifactError, jars
+from streams.setting import PREFIX
 from streams.stack import running_stack
 
-pytestmark = [pytest.mark.slow, pytest.mark.kafka, pytest.mark.engine]
+pytestmark = [pytest.mark.slow, pytest.mark.kafka, pytest.mark.engine, pytest.mark.timeout(300)]
 
 _START_S = 90.0
 
 
-@pytest.fixture(autouse=True)
-def kafka() -> None:
-    try:
-        jars()
-    except ArtifactError as error:
-        pytest.skip(f"no Kafka broker: {error}")
+Demo = Callable[..., subprocess.Popen[str]]
 
 
-def demo(*options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "gatewatch.cli", "demo", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def demo() -> Iterator[Demo]:
+    """Start `gatewatch demo` with these options and no settings of this shell; it ends with the test."""
+    started: list[subprocess.Popen[str]] = []
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PREFIX) or name == "GATEWATCH_CACHE"
+    }
+
+    def start(*options: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gatewatch.cli", "demo", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def claims(output: str) -> dict[str, tuple[int, int, bool]]:
@@ -48,7 +63,7 @@ def claims(output: str) -> dict[str, tuple[int, int, bool]]:
     }
 
 
-def test_the_proof_holds_for_what_was_sent_and_the_questions_are_answered(tmp_path: Path) -> None:
+def test_the_proof_holds_for_what_was_sent_and_the_questions_are_answered(demo: Demo, tmp_path: Path) -> None:
     data, picture = tmp_path / "data", tmp_path / "live.svg"
     process = demo("--seconds", "12", "--rate", "60", "--data", str(data), "--picture", str(picture))
     output, errors = process.communicate(timeout=_START_S + 60)
@@ -67,19 +82,15 @@ def test_the_proof_holds_for_what_was_sent_and_the_questions_are_answered(tmp_pa
     assert running_stack(data) is None
 
 
-def test_a_record_that_is_delivered_twice_breaks_the_proof(tmp_path: Path) -> None:
+def test_a_record_that_is_delivered_twice_breaks_the_proof(demo: Demo, tmp_path: Path) -> None:
     data = tmp_path / "data"
     process = demo("--seconds", "10", "--rate", "40", "--data", str(data))
-    try:
-        deadline = time.monotonic() + _START_S
-        while (state := running_stack(data)) is None or "worker-0" not in state["pids"]:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.1)
-        _repeat_first_record(state["bootstrap"], deadline)
-        output, errors = process.communicate(timeout=90)
-    finally:
-        process.kill()
-        process.wait()
+    deadline = time.monotonic() + _START_S
+    while (state := running_stack(data)) is None or "worker-0" not in state["pids"]:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    _repeat_first_record(state["bootstrap"], deadline)
+    output, errors = process.communicate(timeout=90)
     assert process.returncode == 1, output + errors
     assert "The proof does not hold" in output
     proof = claims(output)
@@ -90,22 +101,27 @@ def test_a_record_that_is_delivered_twice_breaks_the_proof(tmp_path: Path) -> No
     assert proof["calls ended, one row each"][2]
 
 
-def test_an_interruption_ends_the_traffic_and_the_proof_is_still_made(tmp_path: Path) -> None:
+def test_a_killed_worker_is_replaced_and_an_interruption_ends_with_the_proof(
+    demo: Demo, tmp_path: Path
+) -> None:
     data = tmp_path / "data"
     process = demo("--seconds", "600", "--rate", "40", "--data", str(data))
-    try:
-        deadline = time.monotonic() + _START_S
-        assert process.stdout is not None
-        lines: list[str] = []
-        while not (lines and " emitted " in lines[-1]):
-            assert time.monotonic() < deadline
-            lines.append(process.stdout.readline())
-            assert lines[-1], "it ended before there was traffic"
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
+    deadline = time.monotonic() + _START_S
+    assert process.stdout is not None
+    lines: list[str] = []
+    while not (lines and " emitted " in lines[-1]):
+        assert time.monotonic() < deadline
+        lines.append(process.stdout.readline())
+        assert lines[-1], "it ended before there was traffic"
+    state = running_stack(data)
+    assert state is not None
+    killed = state["pids"]["worker-0"]
+    os.kill(killed, signal.SIGKILL)
+    while (state := running_stack(data)) is None or state["pids"].get("worker-0", killed) == killed:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=90)
     assert process.returncode == 0, output + errors
     assert "The proof holds" in output
     assert claims(output)["events"][0] > 100
@@ -131,7 +147,7 @@ def _repeat_first_record(bootstrap: str, deadline: float) -> None:
         producer.close()
 
 
-def test_a_directory_that_holds_something_is_refused(tmp_path: Path) -> None:
+def test_a_directory_that_holds_something_is_refused(demo: Demo, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("keep")
     process = demo("--data", str(tmp_path))
     _, errors = process.communicate(timeout=30)
