@@ -108,6 +108,10 @@ def test_variables_of_the_file_are_documented_and_no_setting_of_a_shell(compose:
         Settings.from_environment({"GATEWATCH_WRITER_PASSWORT": "1"})
 
 
+def test_a_worker_that_stops_for_good_is_not_started_for_ever(compose: dict[str, Any]) -> None:
+    assert re.fullmatch(r"on-failure:[1-9]", compose["services"]["worker"]["restart"])
+
+
 def test_no_password_has_a_default(compose: dict[str, Any]) -> None:
     text = (ROOT / "docker-compose.yml").read_text("utf-8")
     for name in PASSWORDS:
