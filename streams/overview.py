@@ -61,8 +61,8 @@ class Overview(Struct, frozen=True):
     rejects: int
     duplicates: int
     late: int
-    lag_records: int
-    """Records not stored yet, as the workers last said."""
+    lag_records: int | None
+    """Records not stored yet, as the workers last said; absent when none has said so lately."""
     fresh_s: float | None
     """Age of the newest call event that is stored; absent before the first one."""
     windows_closed: int
@@ -84,7 +84,7 @@ class Overview(Struct, frozen=True):
 _TOTALS: Final = "SELECT sum(events), sum(rejects), sum(duplicates), sum(late) FROM gatewatch.delivery"
 
 _LAG: Final = """\
-SELECT sum(lag) FROM
+SELECT sum(lag), count() FROM
 (
     SELECT argMax(lag_records, at) AS lag FROM gatewatch.workers
     WHERE at > now64(3) - INTERVAL 20 SECOND GROUP BY topic, partition
@@ -138,7 +138,7 @@ def read_overview(sink: Sink, running_s: float) -> Overview:
         The store does not answer.
     """
     events, rejects, duplicates, late = (int(value or 0) for value in sink.rows(_TOTALS)[0])
-    lag = int(sink.rows(_LAG)[0][0] or 0)
+    lag, speaking = (int(value or 0) for value in sink.rows(_LAG)[0])
     count, newest = sink.rows(_NEWEST)[0]
     closed, still_open = (int(value) for value in sink.rows(_WINDOWS)[0])
     span_s = min(SPAN_S, max(1.0, running_s))
@@ -164,7 +164,7 @@ def read_overview(sink: Sink, running_s: float) -> Overview:
         rejects=rejects,
         duplicates=duplicates,
         late=late,
-        lag_records=lag,
+        lag_records=lag if speaking else None,
         fresh_s=fresh_s,
         windows_closed=closed,
         windows_open=still_open,

@@ -76,7 +76,7 @@ def line(status: Status, overview: Overview) -> str:
     return (
         f"{status.running_s:3.0f} s  emitted {status.emitted:,} ({status.emitted_per_s:,.0f}/s)  "
         f"stored {overview.events:,} ({fresh})  "
-        f"lag {overview.lag_records:,} records  {overview.calls_per_s:,.0f} calls/s  "
+        f"lag {_lag(overview)}  {overview.calls_per_s:,.0f} calls/s  "
         f"{overview.error_share:.1%} failed  TTFT p50 {_ms(overview.ttft_p50_ms)} p95 "
         f"{_ms(overview.ttft_p95_ms)}  {_count(overview.input_tokens_per_s)} tokens/s in, "
         f"{_count(overview.output_tokens_per_s)} out  {overview.rejects:,} dead letters"
@@ -123,7 +123,7 @@ def _header(status: Status, overview: Overview) -> Panel:
     left, right = Text(), Text(justify="right")
     left.append(f"{min(status.running_s, status.total_s):.0f} of {status.total_s:.0f} s", "bold")
     left.append(f"  {status.about}")
-    right.append("lag ", "dim").append(f"{overview.lag_records:,} records", "bold")
+    right.append("lag ", "dim").append(_lag(overview), "bold red" if overview.lag_records is None else "bold")
     right.append("   newest stored call ", "dim")
     right.append("none yet" if fresh is None else f"{fresh:.1f} s old", "bold red" if stale else "bold green")
     flow, windows = Text(), Text(justify="right")
@@ -219,6 +219,10 @@ def _dead_letters(overview: Overview) -> Table:
     if not overview.dead_letters:
         table.add_row(Text("none", "dim"), "")
     return table
+
+
+def _lag(overview: Overview) -> str:
+    return "unknown" if overview.lag_records is None else f"{overview.lag_records:,} records"
 
 
 def _failures(errors: Mapping[str, int]) -> str:

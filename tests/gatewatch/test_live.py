@@ -52,7 +52,7 @@ NOTHING = Overview(
     rejects=0,
     duplicates=0,
     late=0,
-    lag_records=0,
+    lag_records=None,
     fresh_s=None,
     windows_closed=0,
     windows_open=0,
@@ -103,6 +103,11 @@ def test_it_shows_rates_errors_lag_and_dead_letters() -> None:
         "worker-0 runs again",
     ):
         assert shown in text, shown
+
+
+def test_lag_that_no_worker_tells_is_unknown_and_not_nothing() -> None:
+    assert "lag unknown" in "\n".join(screen(NOTHING, 120, 50))
+    assert "lag unknown" in line(Status(60.0, "traffic"), NOTHING)
 
 
 def test_on_a_narrow_screen_what_is_stored_is_still_to_be_read() -> None:

@@ -37,7 +37,8 @@ def store(sink: Sink, *lines: bytes) -> None:
 
 def test_an_empty_store_has_an_overview(sink: Sink) -> None:
     overview = read_overview(sink, 0.0)
-    assert (overview.events, overview.rejects, overview.lag_records, overview.calls_per_s) == (0, 0, 0, 0.0)
+    assert (overview.events, overview.rejects, overview.calls_per_s) == (0, 0, 0.0)
+    assert overview.lag_records is None
     assert overview.fresh_s is None and overview.ttft_p50_ms is None
     assert not overview.models and not overview.tenants and not overview.dead_letters
 
@@ -83,3 +84,18 @@ def test_in_the_first_seconds_rates_are_over_the_time_since_the_start(sink: Sink
     at_ms = time.time_ns() // 1_000_000 - 1000
     store(sink, *(encode(call(number, at_ms=at_ms - number)) for number in range(12)))
     assert read_overview(sink, 4.0).calls_per_s == pytest.approx(3.0)
+
+
+def test_lag_is_what_workers_said_lately_and_unknown_when_none_did(sink: Sink) -> None:
+    def say(partition: int, lag: int, seconds_ago: int) -> None:
+        sink.command(
+            f"INSERT INTO {STORE}.workers (at, worker, source, partition, lag_records) "
+            f"SELECT now64(3) - INTERVAL {seconds_ago} SECOND, 'w', {partition}, {partition}, {lag}"
+        )
+
+    say(0, 99, 60)
+    assert read_overview(sink, 60.0).lag_records is None
+    say(0, 40, 10)
+    say(0, 5, 1)
+    say(1, 2, 1)
+    assert read_overview(sink, 60.0).lag_records == 7
