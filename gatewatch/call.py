@@ -79,7 +79,6 @@ class CallOptions(TypedDict, total=False):
     """Send ``request``, ``token``, ``response`` and ``latency`` instead of one ``call``."""
 
 
-_OWN_OPTIONS: Final = ("record_output", "split")
 _IDENTITY: Final = frozenset(
     {
         *("at_ms", "gateway", "environment", "emitter_id", "seq", "v"),
@@ -400,7 +399,10 @@ class OpenCall:
                 if value is not None and value != {}:
                     fields.setdefault(name, value)
             fields.setdefault("usage_source", "provider")
-        elif "error_class" not in fields and not any(name in fields for name in _USAGE_FIELDS):
+        # A call that failed has used nothing that anybody tells; a stream that was cut has, untold.
+        elif ("error_class" not in fields or "stream_end" in fields) and not any(
+            name in fields for name in _USAGE_FIELDS
+        ):
             fields.setdefault("usage_source", "missing")
         fields.setdefault("total_ms", total_ms)
         if self._gap_s is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -480,6 +481,34 @@ def test_a_client_that_leaves_is_recorded_with_the_usage_so_far(
     assert (event.stream_end, event.error_class) == ("client_disconnect", "cancelled")
     assert (event.input_tokens, event.cache_read_tokens, event.output_tokens) == (25, 20, None)
     assert event.usage_source == "provider"
+
+
+@pytest.mark.parametrize("error", [None, TimeoutError(), ConnectionError()])
+def test_the_usage_of_a_stream_that_is_cut_before_it_came_is_missing(
+    emitter: RecordingEmitter, error: Exception | None
+) -> None:
+    def source() -> Iterator[Any]:
+        yield chat(content="a")
+        if error is not None:
+            raise error
+        yield chat(content="b")
+
+    with suppress(OSError), emitter.call(provider="openai", model="m") as call:
+        stream = call.stream(source())
+        next(stream)
+        if error is not None:
+            next(stream)
+        stream.close()
+    (event,) = emitter.calls
+    assert event.stream_end in ("client_disconnect", "timeout", "upstream_error")
+    assert event.error_class is not None
+    assert (event.usage_source, event.output_tokens) == ("missing", None)
+
+
+def test_a_call_that_failed_before_any_answer_misses_no_usage(emitter: RecordingEmitter) -> None:
+    with emitter.call(provider="openai", model="m") as call:
+        call.fail(status_code=429)
+    assert (emitter.calls[0].error_class, emitter.calls[0].usage_source) == ("rate_limit", None)
 
 
 def test_leaving_after_the_providers_last_word_is_no_disconnect(emitter: RecordingEmitter) -> None:
