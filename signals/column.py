@@ -16,7 +16,8 @@ Views decode all of this (``sinks/views``); nobody else reads the encodings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -185,7 +186,13 @@ class CallBatch:
     def __init__(self) -> None:
         self._slices: list[_Slice] = []
 
-    def add(self, kind: type[CallEvent], lists: dict[str, list[Any]], position: NDArray[np.int64]) -> None:
+    def add(
+        self,
+        kind: type[CallEvent],
+        lists: dict[str, list[Any]],
+        position: NDArray[np.int64],
+        known: Mapping[str, pa.Array] = MappingProxyType({}),
+    ) -> None:
         """Append events of one kind.
 
         Parameters
@@ -194,12 +201,18 @@ class CallBatch:
             What :func:`read_fields` gives.
         position
             Each event's place among all events of the chunk.
+        known
+            Fields that somebody has made arrays of already: times and text, as they are stored.
         """
         n = len(position)
         arrays: dict[str, pa.Array] = {}
         for column in _COLUMNS:
             values = lists.get(column.field)
             if values is None:
+                continue
+            array = known.get(column.field)
+            if array is not None:
+                arrays[column.name] = array
                 continue
             unknown = _UNKNOWN.get(column.encoding)
             first = values[0]

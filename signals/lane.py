@@ -336,7 +336,7 @@ class Lane:
         open_ = self._open
         fields = _Fields(events)
         open_.seq.append(fields.numbers("seq", otherwise=-1))
-        open_.emitter.append(_strings(fields.read("emitter_id")))
+        open_.emitter.append(fields.strings("emitter_id"))
         accepted = np.ones(len(events), dtype=np.bool_)
         open_.accepted.append(accepted)
         refused, changed = self._refusals(events, fields, appended)
@@ -358,11 +358,11 @@ class Lane:
         open_.kind.append(fields.kind)
         open_.at.append(fields.numbers("at_ms"))
         open_.appended.append(appended)
-        open_.gateway.append(_strings(fields.read("gateway")))
+        open_.gateway.append(fields.strings("gateway"))
         for struct, at, same in fields.by_kind():
             if issubclass(struct, CallEvent):
-                lists = fields.of(struct, same)
-                open_.calls.add(struct, lists, at + open_.positions)
+                lists, arrays = fields.of(struct, same)
+                open_.calls.add(struct, lists, at + open_.positions, arrays)
                 self._texts.extend(_texts(lists))
             else:
                 for i, event in zip(at.tolist(), same, strict=True):
@@ -479,11 +479,14 @@ class _Fields:
         self._events = events
         types = set(map(type, events))
         self._lists: dict[str, list[Any]] = {}
+        self._arrays: dict[str, pa.Array] = {}
+        self._all_read = False
         self._only: type[Event] | None = None
         if len(types) == 1:
             self._only = only = FULL_KIND[next(iter(types))]
             self.kind = np.full(len(events), _KIND_CODE[only], dtype=np.int64)
-            if issubclass(only, CallEvent):
+            self._all_read = issubclass(only, CallEvent)
+            if self._all_read:
                 self._lists = read_fields(events)
         else:
             code = {struct: _KIND_CODE[FULL_KIND[struct]] for struct in types}
@@ -493,15 +496,29 @@ class _Fields:
         """A field of every event; None where the kind has none such."""
         found = self._lists.get(field)
         if found is None:
+            if self._all_read:
+                return [None] * len(self._events)
             found = self._lists[field] = [getattr(event, field, None) for event in self._events]
         return found
 
     def numbers(self, field: str, otherwise: int = 0) -> NDArray[np.int64]:
         """A field of integers; ``otherwise`` where an event has none."""
-        values = self.read(field)
-        if None in values:
-            values = [otherwise if value is None else value for value in values]
-        return np.array(values, dtype=np.int64)
+        array = self._arrays.get(field)
+        if array is None:
+            values = self.read(field)
+            if None in values:
+                values = [otherwise if value is None else value for value in values]
+                return np.array(values, dtype=np.int64)
+            array = self._arrays[field] = pa.array(values, pa.int64())
+        numbers: NDArray[np.int64] = array.to_numpy()
+        return numbers
+
+    def strings(self, field: str) -> pa.Array:
+        """A field of text."""
+        array = self._arrays.get(field)
+        if array is None:
+            array = self._arrays[field] = _strings(self.read(field))
+        return array
 
     def by_kind(self) -> Iterator[tuple[type[Event], NDArray[np.int64], list[Any]]]:
         """The events of each kind, with their places."""
@@ -513,9 +530,11 @@ class _Fields:
             if len(at):
                 yield struct, at, [self._events[i] for i in at.tolist()]
 
-    def of(self, struct: type[CallEvent], events: list[CallEvent]) -> dict[str, list[Any]]:
-        """All fields of the events of one kind."""
-        return self._lists if self._only is struct else read_fields(events)
+    def of(
+        self, struct: type[CallEvent], events: list[CallEvent]
+    ) -> tuple[dict[str, list[Any]], dict[str, pa.Array]]:
+        """All fields of the events of one kind, and those of them that are arrays already."""
+        return (self._lists, self._arrays) if self._only is struct else (read_fields(events), {})
 
 
 def _strings(values: list[str]) -> pa.Array:

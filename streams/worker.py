@@ -572,6 +572,8 @@ def run(settings: Settings) -> None:
     pa.array([0])
     # Decoded events form no cycles; collecting the young generation for each thousand of them is waste.
     gc.set_threshold(50_000, 20, 20)
+    # Nor is it worth looking again and again through what was imported.
+    gc.freeze()
     # For the thread that talks to Kafka, too, which makes a loop of its own.
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     asyncio.run(_run_to_its_end(Worker(settings)))
