@@ -195,6 +195,7 @@ SELECT
     s.topic AS topic, s.partition AS partition, c.source AS source,
     toUInt64(sum(c.records)) AS records, sum(c.events) AS events, sum(c.duplicates) AS duplicates,
     sum(c.late) AS late, sum(c.rejects) AS rejects,
+    sum(c.untracked) AS untracked,
     min(c.first_offset) AS first_offset, max(c.last_offset) AS last_offset,
     max(c.appended_to) AS appended_to
 FROM {STORE}.chunks AS c FINAL

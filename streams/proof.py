@@ -99,8 +99,8 @@ def prove(sink: Sink, sent: Sent) -> list[Claim]:
     SinkError
         The store does not answer.
     """
-    stored, rejected, twice = _numbers(
-        sink, "SELECT sum(events), sum(rejects), sum(duplicates) FROM gatewatch.delivery"
+    stored, rejected, twice, untracked = _numbers(
+        sink, "SELECT sum(events), sum(rejects), sum(duplicates), sum(untracked) FROM gatewatch.delivery"
     )
     found = {
         str(emitter): tuple(int(value) for value in values)
@@ -136,6 +136,7 @@ def prove(sink: Sink, sent: Sent) -> list[Claim]:
         Claim("events dropped by emitters", 0, sum(emitter.dropped for emitter in sent.emitters)),
         Claim("gaps in emitters' numbers", 0, sum(values[1] for values in found.values())),
         Claim("events stored twice", 0, max(twice, sum(values[2] for values in found.values()))),
+        Claim("events whose number was not followed", 0, untracked),
         Claim("emitters", len(ours), len(found)),
         Claim("emitters with every number once", len(ours), exact),
         Claim("lines that are no events", sent.broken_lines, rejected),

@@ -117,7 +117,9 @@ def test_events_of_emitters_past_the_limit_are_counted_as_untracked(sink: Sink) 
     def store(rows: LaneRows) -> None:
         for version in rows.chunks:
             untracked[version.first_offset] = version.totals.untracked
+        sink.insert(f"{STORE}.chunks", blocks([rows])["chunks"])
 
     untracked: dict[int, int] = {}
     flushed(INVENTED["emitters"], store)
     assert sum(untracked.values()) == NAMES - 10 * LIMIT
+    assert sink.rows("SELECT untracked FROM gatewatch.delivery") == [(NAMES - 10 * LIMIT,)]

@@ -133,6 +133,16 @@ def test_an_unknown_emitter_breaks_it(sink: Sink) -> None:
     assert {"events", "emitters"} <= failing(sink, sent(events()))
 
 
+def test_an_event_whose_number_was_not_followed_breaks_it(sink: Sink) -> None:
+    """Nobody could have seen it come twice."""
+    store(sink, [*events(), BROKEN])
+    sink.command(
+        f"INSERT INTO {STORE}.chunks SELECT * REPLACE (last_offset + 1 AS last_offset, 1 AS untracked) "
+        f"FROM {STORE}.chunks FINAL WHERE family = 'pipeline'"
+    )
+    assert failing(sink, sent(events())) == {"events whose number was not followed"}
+
+
 def test_aggregates_that_differ_in_a_single_cut_break_it(sink: Sink) -> None:
     store(sink, [*events(), BROKEN])
     rows = sink.table(f"SELECT * FROM {STORE}.chunks FINAL WHERE family = 'performance'").to_pylist()
