@@ -18,11 +18,12 @@ from signals.signal import CUTS
 from signals.sketch import RELATIVE_ERROR
 from sinks.clickhouse import Sink
 from sinks.row import blocks
-from sinks.schema import STORE, VIEWS
+from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
 from sinks.view import ALL_VIEWS
 
-PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "sql.md").read_text("utf-8")
+DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
+PAGE: Final = (DOCS / "sql.md").read_text("utf-8")
 QUERIES: Final = {
     int(number): sql for number, sql in re.findall(r"^### (\d+)\. .*?```sql\n(.*?)```", PAGE, re.M | re.S)
 }
@@ -214,6 +215,25 @@ def test_every_column_of_the_page_has_a_meaning_and_a_unit_where_its_name_has_on
             for ending, unit in units.items():
                 if column.strip("`").endswith(ending):
                     assert meaning.startswith(unit), (view.name, column)
+
+
+def test_the_page_says_how_long_every_table_keeps_its_rows() -> None:
+    described = {row[0].strip("`"): (row[1], row[2].strip("`")) for row in rows_under("### Retention")}
+    assert list(described) == [table.name for table in TABLES]
+    for table in TABLES:
+        found = re.fullmatch(r"(?:toDateTime\()?(\w+)\)? \+ toInterval(Day|Year)\((\d+)\)", table.ttl)
+        assert found is not None or not table.ttl
+        kept = (f"{found[3]} {found[2].lower()}s", found[1]) if found else ("ever", "")
+        assert described[table.name] == kept
+    texts = next(table for table in TABLES if table.name == "texts")
+    days = re.sub(r".*\((\d+)\)", r"\1", texts.ttl)
+    emitter = (DOCS / "emitter.md").read_text("utf-8")
+    assert f"stored for {days} days in a table, `{texts.qualified}`" in emitter
+
+
+def test_every_view_stands_beside_the_table_that_it_shows() -> None:
+    shown = {name for row in rows_under("### Retention") for name in re.findall(r"`(\w+)`", row[3])}
+    assert shown == {view.name for view in ALL_VIEWS}
 
 
 def test_the_page_describes_every_cut_and_signal_as_declared() -> None:
