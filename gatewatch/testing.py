@@ -16,7 +16,8 @@ import time
 from typing import Self, TypeVar, Unpack
 
 from gatewatch.call import CallOptions, OpenCall
-from gatewatch.events import Call, Event, Reject, decode_line, encode
+from gatewatch.emitter import DROP_REASONS
+from gatewatch.events import EVENTS_TOPIC, Call, Event, Reject, decode_line, encode
 
 __all__ = ["RecordingEmitter"]
 
@@ -32,15 +33,26 @@ class RecordingEmitter:
     refuse, ``TypeError`` for one that JSON cannot carry. In a test one wants to know.
     """
 
+    # Nothing waits here, so these are what they are by default in the real one, and bound nothing.
+    topic = EVENTS_TOPIC
+    batch_events = 100
+    batch_bytes = 256 * 1024
+    linger_ms: float = 50
+    queue_events = 100_000
+    queue_bytes = 64 * 1024 * 1024
+    inflight_bytes = 8 * 1024 * 1024
+    delivery_timeout_s: float = 120
+    close_timeout_s: float = 5
+
     def __init__(self, gateway: str = "test", *, environment: str = "") -> None:
         self.gateway = gateway
         self.environment = environment
         self.emitter_id = "recording"
         self.events: list[Event] = []
         self.closed = False
-        self.dropped_total = 0
         self.queued = 0
-        self.queue_events = 0
+        self.queued_bytes = 0
+        self._dropped = dict.fromkeys(DROP_REASONS, 0)
         self._next_seq = itertools.count()
         self._lock = threading.RLock()
 
@@ -54,11 +66,15 @@ class RecordingEmitter:
             stamped.environment = stamped.environment or self.environment
             stamped.at_ms = stamped.at_ms or time.time_ns() // 1_000_000
             if self.closed:
-                self.dropped_total += 1
+                self._dropped["closed"] += 1
                 return
-            read = decode_line(encode(stamped))
+            try:
+                read = decode_line(encode(stamped))
+            except Exception:
+                self._dropped["invalid"] += 1
+                raise
             if isinstance(read, Reject):
-                self.dropped_total += 1
+                self._dropped["invalid"] += 1
                 raise ValueError(f"the worker would refuse this event: {read.reason}: {read.detail}")
             self.events.append(read)
 
@@ -84,6 +100,16 @@ class RecordingEmitter:
     def delivered_total(self) -> int:
         """Events that were kept."""
         return len(self.events)
+
+    @property
+    def dropped_by_reason(self) -> dict[str, int]:
+        """Events that were not kept, by :data:`gatewatch.emitter.DROP_REASONS`."""
+        return dict(self._dropped)
+
+    @property
+    def dropped_total(self) -> int:
+        """Events that were not kept."""
+        return sum(self._dropped.values())
 
     def flush(self, timeout_s: float = 10) -> bool:
         """Nothing waits, so it is always done."""

@@ -7,6 +7,7 @@ broker are in ``test_emitter_kafka.py``.
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import signal
 import subprocess
@@ -669,13 +670,21 @@ def test_a_forked_child_starts_afresh(
 # --- the test double ------------------------------------------------------------------------------
 
 
-def test_the_recording_emitter_has_the_surface_of_the_real_one(emitters: Callable[..., Emitter]) -> None:
+def test_the_recording_emitter_has_the_surface_of_the_real_one(
+    producers: list[SteeredProducer],
+) -> None:
     from gatewatch.testing import RecordingEmitter
 
-    names = {"emit", "call", "flush", "close", "emitter_id", "emitted_total", "delivered_total"}
-    names |= {"dropped_total", "queued", "queue_events", "gateway", "environment"}
-    recording, real = RecordingEmitter(), emitters()
-    assert all(hasattr(recording, name) and hasattr(real, name) for name in names)
+    recording, real = RecordingEmitter(), Emitter("127.0.0.1:1", gateway="test")
+    real.close(timeout_s=0)
+    names = {name for name in dir(real) if not name.startswith("_")}
+    assert {"emit", "call", "dropped_by_reason", "queue_events", "linger_ms"} <= names <= set(dir(recording))
+    for name in names - {"emitter_id"}:
+        ours, theirs = getattr(recording, name), getattr(real, name)
+        if callable(theirs):
+            assert inspect.signature(ours) == inspect.signature(theirs), name
+        else:
+            assert ours == theirs, name  # before any event; limits are the real one's defaults
     with recording:
         recording.emit(call_event())
         event: Event = recording.events[0]
@@ -685,3 +694,5 @@ def test_the_recording_emitter_has_the_surface_of_the_real_one(emitters: Callabl
             recording.emit(call_event(call_id=""))
     recording.emit(call_event())
     assert (recording.emitted_total, recording.delivered_total, recording.dropped_total) == (3, 1, 2)
+    reasons = {name: count for name, count in recording.dropped_by_reason.items() if count}
+    assert reasons == {"invalid": 1, "closed": 1}
