@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import clickhouse_connect
 import pyarrow as pa
-from clickhouse_connect.driver.exceptions import ClickHouseError
+from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
 __all__ = ["Sink", "SinkError"]
 
@@ -103,6 +103,7 @@ class Sink:
         Raises
         ------
         SinkError
+            They may or may not have been stored.
         """
         try:
             self._client.raw_insert(table, insert_block=body, settings=_INSERT | settings, fmt=format_name)
@@ -110,21 +111,39 @@ class Sink:
             raise _sink_error(error, f"insert of {len(body)} bytes into {table} failed") from None
 
     def rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Sequence[Any]]:
-        """Rows of a query; ``{name:Type}`` in it are bound from ``parameters``."""
+        """Rows of a query; ``{name:Type}`` in it are bound from ``parameters``.
+
+        Raises
+        ------
+        SinkError
+            ClickHouse refused the query or did not answer.
+        """
         try:
             return self._client.query(sql, parameters=dict(parameters or {})).result_rows
         except Exception as error:
             raise _sink_error(error, "query failed") from None
 
     def table(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Table:
-        """The same as an Arrow table."""
+        """The same as an Arrow table.
+
+        Raises
+        ------
+        SinkError
+            ClickHouse refused the query or did not answer.
+        """
         try:
             return self._client.query_arrow(sql, parameters=dict(parameters or {}))
         except Exception as error:
             raise _sink_error(error, "query failed") from None
 
     def command(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
-        """Run a statement that gives no rows."""
+        """Run a statement that gives no rows.
+
+        Raises
+        ------
+        SinkError
+            ClickHouse refused the statement, or did not answer and may or may not have run it.
+        """
         try:
             self._client.command(sql, parameters=dict(parameters or {}))
         except Exception as error:
@@ -142,6 +161,9 @@ def _place(url: str) -> str:
 
 def _sink_error(error: Exception, what: str) -> SinkError:
     code = getattr(error, "code", None)
+    if code is None and isinstance(error, OperationalError) and error.__cause__ is not None:
+        # Its text is that of the HTTP client, which says much about itself.
+        return SinkError(f"{what}: {type(error.__cause__).__name__}: no answer")
     if isinstance(error, ClickHouseError) or code is not None:
         # ClickHouse echoes rows that it cannot read: keep the first line up to the first quoted value.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else _SILENT

@@ -27,6 +27,7 @@ def start_offset(*, committed: int | None, earliest: int, end: int, known: bool,
     Raises
     ------
     LogTruncatedError
+        The log ends before what is committed.
 
     Examples
     --------

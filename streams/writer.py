@@ -85,6 +85,7 @@ class Writer:
         Raises
         ------
         SinkError
+            It failed; the connection is closed, and the next work gets another one.
         """
 
         def run() -> T:

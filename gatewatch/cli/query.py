@@ -98,7 +98,8 @@ def _address(url: str | None, data: Path | None) -> Iterator[tuple[str, Path | N
     try:
         settings = Settings.from_environment()
     except SettingError as error:
-        raise QueryError(str(error)) from None
+        print(f"gatewatch query: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
     if url is None and data is None and "GATEWATCH_CLICKHOUSE_URL" in os.environ:
         url = settings.clickhouse_url
     if url is not None:

@@ -213,3 +213,10 @@ def test_the_engine_command_serves_and_stops(tmp_path: Path) -> None:
         served.kill()
         served.wait()
     assert (served.returncode, out, said) == (0, b"", b"")
+
+
+def test_a_setting_that_cannot_be_read_is_wrong_usage() -> None:
+    done = query("SELECT 1", GATEWATCH_CLICKHOUSE_URL="ftp://there")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("gatewatch query: ")
+    assert "GATEWATCH_CLICKHOUSE_URL" in done.stderr
