@@ -32,7 +32,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from typing import TYPE_CHECKING, Any, Final, Generic, Required, Self, TypedDict, TypeVar, cast, overload
 
 from gatewatch.chunk import Answer, read_answer, read_chunk
-from gatewatch.events import Call, Event, Latency, Request, Response, Token
+from gatewatch.events import LIMITS, Call, Event, Latency, Request, Response, Token
 from gatewatch.failure import classify
 from gatewatch.usage import Usage, UsageError, usage_of, usage_of_chunk
 
@@ -47,7 +47,7 @@ _log = logging.getLogger("gatewatch.emitter")
 _Chunk = TypeVar("_Chunk")
 _Response = TypeVar("_Response")
 
-_TEXT_CHARS: Final = 262_144  # of the event contract
+_TEXT_CHARS: Final = LIMITS.text_chars
 
 
 class CallOptions(TypedDict, total=False):

@@ -51,14 +51,16 @@ EVENTS_TOPIC: Final = "gatewatch.events.v1"
 
 
 class Limits(Struct, frozen=True):
-    """What a line may hold before it is refused, checked before it is decoded."""
+    """What a line may hold before it is refused; the types below carry all but its length."""
 
     line_bytes: int = 1 << 20
-    """A longer line is a reject. The broker's own default limit for a record is 1 MiB."""
+    """A longer line is a reject, and not decoded. The broker's own default limit for a record is 1 MiB."""
     token_count: int = 1_000_000_000
     """More tokens in one call are absurd: the largest context windows are some 10 million."""
     duration_ms: float = 7 * 86_400_000.0
     """Longer durations are refused: no call lasts more than a week."""
+    text_chars: int = 1 << 18
+    """Longer prompts and answers are refused; senders cut them."""
 
 
 LIMITS: Final = Limits()
@@ -67,11 +69,11 @@ LIMITS: Final = Limits()
 # decodes, and the JSON Schema that is published carries them.
 Id: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
 Name: TypeAlias = Annotated[str, Meta(max_length=256)]
-Text: TypeAlias = Annotated[str, Meta(max_length=262_144)]
-Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+Text: TypeAlias = Annotated[str, Meta(max_length=LIMITS.text_chars)]
+Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=LIMITS.token_count)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000_000_000)]
 Bytes: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 53)]
-Millis: TypeAlias = Annotated[float, Meta(ge=0, le=604_800_000.0)]
+Millis: TypeAlias = Annotated[float, Meta(ge=0, le=LIMITS.duration_ms)]
 # Year 2262 is where signed nanoseconds end; real bounds on event time are set by the
 # worker against the record's append time (``signals.lane``).
 EpochMs: TypeAlias = Annotated[int, Meta(ge=0, le=9_223_372_036_854)]

@@ -79,6 +79,7 @@ class Broker:
     def __init__(self, data: Path, port: int | None = None, log: Path | None = None) -> None:
         self._recording: Path | None = None
         self._fast: tuple[str, ...] = ()
+        self._log_start = 0
         self.data = Path(data).absolute()
         self.log = (self.data / "broker.log") if log is None else Path(log).absolute()
         self._wanted_port = port
@@ -141,6 +142,7 @@ class Broker:
                 )
             # A free port may be taken between its choice and its use: then another is tried.
             for attempt in range(5):
+                self._log_start = self.log.stat().st_size if self.log.exists() else 0
                 if self._port is None or (attempt and self._wanted_port is None):
                     self._port = free_port()
                 self._configure(free_port(avoid=(self._port,)))
@@ -319,7 +321,6 @@ class Broker:
 
     def _run(self, class_path: str) -> None:
         assert self._lock is not None
-        self._log_start = self.log.stat().st_size if self.log.exists() else 0
         java = self._java(class_path)
         if self._recording is not None:
             java.insert(1, f"-XX:AOTCacheOutput={self._recording}")
@@ -339,7 +340,8 @@ class Broker:
         return self._process.poll() is None
 
     def _excerpt(self) -> str:
-        return tail(self.log) or "(nothing was logged)"
+        """The end of what this attempt to start has logged; the log goes on from earlier ones."""
+        return tail(self.log, start=self._log_start) or "(nothing was logged)"
 
 
 def _fast_start() -> tuple[str, ...]:

@@ -210,12 +210,12 @@ def port_is_free(port: int) -> bool:
     return True
 
 
-def tail(log: Path, lines: int = 20) -> str:
-    """The last lines of a log, for an error message."""
+def tail(log: Path, lines: int = 20, start: int = 0) -> str:
+    """The last lines of a log, of those from byte ``start`` on, for an error message."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 32_768))
+            file.seek(max(start, size - 32_768))
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return ""

@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from gatewatch.events import Call, Event, Feedback, Reject, decode_line
+from gatewatch.events import LIMITS, Call, Event, Feedback, Reject, decode_line
 from gatewatch.usage import UsageError, read_usage
 
 __all__ = ["FORMATS", "Skip", "Timed", "Trace", "TraceError", "TraceFormat", "UnknownFormatError"]
@@ -467,9 +467,11 @@ def _inference(line: bytes, context: _Context) -> Timed:
             usage_source="missing",
             message_count=len(messages) + bool(system),
             input_chars=sum(map(len, texts)),
-            input_text="\n".join(texts)[:262_144] if context.texts else None,
+            input_text="\n".join(texts)[: LIMITS.text_chars] if context.texts else None,
             output_text=(
-                "\n".join(_text_blocks(_parts(row.output, "output")))[:262_144] if context.texts else None
+                "\n".join(_text_blocks(_parts(row.output, "output")))[: LIMITS.text_chars]
+                if context.texts
+                else None
             ),
             tags={"trace": "tensorzero"},
         ),
@@ -490,7 +492,7 @@ def _feedback(line: bytes, context: _Context) -> Timed:
             call_id=row.target_id[:256],
             name=row.metric_name[:256],
             score=None if is_text else float(row.value),
-            comment=str(row.value)[:262_144] if is_text and context.texts else None,
+            comment=str(row.value)[: LIMITS.text_chars] if is_text and context.texts else None,
         ),
     )
 
@@ -538,7 +540,9 @@ def _cached_response(line: bytes, number: int, context: _Context) -> Timed:
             key_alias=key,
             usage_source="provider",
             output_text=(
-                "\n".join(_text_blocks(_parts(row.output, "output")))[:262_144] if context.texts else None
+                "\n".join(_text_blocks(_parts(row.output, "output")))[: LIMITS.text_chars]
+                if context.texts
+                else None
             ),
             tags={"trace": "tensorzero"},
             **{name: value for name, value in msgspec.structs.asdict(counts).items() if value is not None},

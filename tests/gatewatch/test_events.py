@@ -142,6 +142,7 @@ def test_this_version_may_be_said() -> None:
         ({"output_tokens": 10**40}, "$.output_tokens"),
         ({"total_ms": -0.001}, "$.total_ms"),
         ({"ttft_ms": LIMITS.duration_ms * 1.001}, "$.ttft_ms"),
+        ({"output_text": "x" * (LIMITS.text_chars + 1)}, "$.output_text"),
         ({"status_code": 1000}, "$.status_code"),
         ({"tags": {"a": 1}}, "$.tags"),
         ({"tags": {"a" * 257: "b"}}, "tags"),

@@ -149,3 +149,8 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     log.write_bytes(b"".join(b"line %d\n" % number for number in range(20_000)) + b"\xff end")
     assert tail(log, 2) == "line 19999\n\ufffd end"
     assert os.linesep not in tail(log, 1)
+    size = log.stat().st_size
+    assert tail(log, start=size) == ""
+    with log.open("ab") as file:
+        file.write(b"more\n")
+    assert tail(log, start=size) == "more"
