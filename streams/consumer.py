@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import aiokafka
+import aiokafka.conn
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
@@ -20,6 +21,7 @@ FETCH_BYTES: Final = 2 << 20
 """Of one partition in one fetch; what is buffered must last longer than a fetch that finds nothing."""
 
 _FETCH_WAIT_MS: Final = 50
+_SOCKET_BUFFER_BYTES: Final = 1 << 20
 _BUFFER_FULL_S: Final = 0.01
 
 
@@ -65,5 +67,7 @@ def install(app: faust.App, on_seek: Callable[[Any], Awaitable[None]]) -> None:
         Called with the consumer on every assignment, after it went to the committed offsets and before
         records flow.
     """
+    # A fetch is megabytes; in buffers of aiokafka's 64 KiB it is read in hundreds of stops and starts.
+    aiokafka.conn.READER_LIMIT = _SOCKET_BUFFER_BYTES
     transport: Any = app.transport
     transport.Consumer = type("Consumer", (_Consumer,), {"on_seek": staticmethod(on_seek)})
