@@ -131,6 +131,11 @@ NDJSON: one JSON object a line, told apart by `kind`. `gatewatch.Emitter` writes
 
 A field that is absent is unknown, never zero. Fields that this version does not know are ignored. A line that
 is no event costs that line only: it is kept, with the reason, among the rejects.
+
+`v` is the version of this contract, 1; absent means 1. A line with a higher `v` is refused
+(`unsupported_version`), because a later version may give a field another meaning. Upgrade the workers before
+the gateways. If it happened the other way round, upgrade the workers, then
+`gatewatch dead-letters replay --reason unsupported_version` sends those lines again.
 """
 
 
