@@ -54,7 +54,8 @@ def test_the_compose_parser_accepts_the_file() -> None:
             command
             for command in (["docker", "compose"], ["docker-compose"], ["podman-compose"])
             if shutil.which(command[0])
-            and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
+            and subprocess.run([*command, "version"], capture_output=True, check=False, timeout=30).returncode
+            == 0
         ),
         None,
     )
@@ -66,6 +67,7 @@ def test_the_compose_parser_accepts_the_file() -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     assert run.returncode == 0, run.stderr
 
@@ -267,7 +269,7 @@ def test_the_readers_limits_are_those_of_the_embedded_engine(users: ElementTree.
 
 @pytest.mark.engine
 def test_the_engine_knows_every_setting_and_grant_of_the_servers_files(users: ElementTree.Element) -> None:
-    """A misspelt one would keep a server from starting; no server is here, but its engine is."""
+    """A misspelt one would keep a server from starting; the engine that is embedded has the same names."""
     profiles = users.find("profiles")
     storage = ElementTree.parse(ROOT / "sinks" / "server" / "storage.xml").getroot().find("merge_tree")
     assert profiles is not None
@@ -302,7 +304,12 @@ def test_the_engine_knows_every_setting_and_grant_of_the_servers_files(users: El
         "grants": grants,
     }
     run = subprocess.run(
-        [sys.executable, "-c", script], input=json.dumps(wanted), capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        input=json.dumps(wanted),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert run.returncode == 0, run.stderr
 
