@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 from aiohttp import web
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -17,11 +18,38 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from sinks.clickhouse import Sink
     from streams.worker import Worker
 
-__all__ = ["Health"]
+__all__ = ["EmitterTotals", "Health", "read_emitters"]
 
 _CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+# The writer's thread waits for it, so rows wait too: it is given up rather than let them wait long.
+_EMITTERS: Final = """\
+SELECT sum(gaps), sum(duplicates), sum(reported_drops), sum(lost) FROM gatewatch.emitters
+SETTINGS max_execution_time = 5"""
+
+
+class EmitterTotals(Struct, frozen=True):
+    """The view ``emitters``, added up over all emitters: whatever worker is asked, the same."""
+
+    gaps: int
+    duplicates: int
+    reported_drops: int
+    lost: int
+
+
+def read_emitters(sink: Sink) -> EmitterTotals:
+    """Read the totals; the query goes over every chunk that is kept.
+
+    Raises
+    ------
+    SinkError
+        The store does not answer, or not within five seconds.
+    """
+    gaps, duplicates, reported_drops, lost = (int(value or 0) for value in sink.rows(_EMITTERS)[0])
+    return EmitterTotals(gaps, duplicates, reported_drops, lost)
 
 
 class Health(Collector):
@@ -34,6 +62,8 @@ class Health(Collector):
         self._runner: web.AppRunner | None = None
         self._moved: dict[int, tuple[int, float]] = {}
         self.port = 0
+        self.emitters: EmitterTotals | None = None
+        """As last read; None before the first time."""
 
     async def start(self, host: str, port: int) -> None:
         """Listen; port 0 is off."""
@@ -164,6 +194,25 @@ class Health(Collector):
             age.add_metric(label, max(0.0, (now_ms - oldest) / 1000) if oldest is not None else 0.0)
             offset.add_metric(label, partition.flushed_offset)
         yield from (lag, age, offset)
+        if self.emitters is not None:
+            for name, help_text, value in (
+                (
+                    "gaps",
+                    "Numbers between an emitter's first and last that did not arrive.",
+                    self.emitters.gaps,
+                ),
+                ("duplicates", "Arrivals beyond the first of a number.", self.emitters.duplicates),
+                (
+                    "reported_drops",
+                    "Events that emitters say they dropped.",
+                    self.emitters.reported_drops,
+                ),
+                ("lost", "Numbers that neither arrived nor were reported as dropped.", self.emitters.lost),
+            ):
+                # Not a counter: late events fill gaps, and chunks expire.
+                gauge = GaugeMetricFamily(f"gatewatch_emitter_{name}", f"{help_text} All emitters together.")
+                gauge.add_metric([], value)
+                yield gauge
         sink = GaugeMetricFamily("gatewatch_sink_up", "Whether ClickHouse took the last statement.")
         sink.add_metric([], 0 if worker.writer.failing else 1)
         yield sink

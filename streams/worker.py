@@ -33,7 +33,7 @@ from sinks.closing import checkpoints
 from sinks.schema import STORE
 from streams.closer import Closers
 from streams.consumer import FETCH_BYTES, install
-from streams.health import Health
+from streams.health import Health, read_emitters
 from streams.partition import Partition, deliver, flush_lanes
 from streams.process import STOPPED_FOR_GOOD
 from streams.progress import Progress, decode_progress, encode_progress
@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 
 _PROGRESS_EVERY_S: Final = 10.0
 _SAMPLE_EVERY_S: Final = 5.0
+_EMITTERS_EVERY_S: Final = 30.0
+_EMITTERS_SHARE: Final = 0.02
+"""The query on emitters may take that much of the writer's time; the more chunks, the less often it runs."""
 _IDENTIFY_EVERY_S: Final = 30.0
 _CHECKED_FOR_S: Final = 0.5
 """A topic is not deleted, made and filled again in less."""
@@ -109,6 +112,7 @@ class Worker:
         self._failure: asyncio.Future[None] | None = None
         self._checked_at_s = -_CHECKED_FOR_S
         self._fed_at_s = time.monotonic()
+        self._emitters_due_s = 0.0
         self._published: dict[int, tuple[float, int]] = {}
         self._verdict = Verdict()
         self.writer = Writer(
@@ -446,6 +450,26 @@ class Worker:
                 # Only a sample; the writer says that ClickHouse is down.
                 with contextlib.suppress(SinkError):
                     await self.writer.once(partial(insert, f"{STORE}.workers", rows))
+            with contextlib.suppress(SinkError):
+                await self.sample_emitters()
+
+    async def sample_emitters(self) -> None:
+        """Read for ``/metrics`` what emitters' events miss, when it is time again.
+
+        Raises
+        ------
+        SinkError
+            What was read before stays.
+        """
+        began_s = time.monotonic()
+        if began_s < self._emitters_due_s:
+            return
+        try:
+            self.health.emitters = await self.writer.once(read_emitters)
+        finally:
+            ended_s = time.monotonic()
+            pause_s = max(_EMITTERS_EVERY_S, (ended_s - began_s) / _EMITTERS_SHARE)
+            self._emitters_due_s = ended_s + pause_s
 
     async def _identify_for_ever(self) -> None:
         """Notice a topic that was deleted and made again, which Faust reads on as if nothing had happened."""
