@@ -60,7 +60,7 @@ def test_the_compose_parser_accepts_the_file() -> None:
         None,
     )
     if parser is None:
-        pytest.skip("neither docker compose nor podman-compose is here: the file is checked as YAML only")
+        pytest.skip("neither docker compose nor podman-compose is here; the schema is checked all the same")
     run = subprocess.run(
         [*parser, "--file", str(ROOT / "docker-compose.yml"), "config"],
         env={"PATH": "/usr/local/bin:/usr/bin:/bin", **PASSWORDS},
@@ -70,6 +70,27 @@ def test_the_compose_parser_accepts_the_file() -> None:
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
+
+
+def validate(file: Path) -> subprocess.CompletedProcess[str]:
+    """Hold a file against the JSON schema of the Compose specification, which comes with the tool."""
+    return subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_the_file_is_what_the_compose_specification_allows(tmp_path: Path) -> None:
+    run = validate(ROOT / "docker-compose.yml")
+    assert run.returncode == 0, run.stdout + run.stderr
+    misspelt = tmp_path / "docker-compose.yml"
+    misspelt.write_text((ROOT / "docker-compose.yml").read_text("utf-8").replace("depends_on:", "depend_on:"))
+    run = validate(misspelt)
+    assert run.returncode == 1
+    assert "depend_on" in run.stdout + run.stderr
 
 
 def test_services_depend_on_what_exists_in_a_way_it_can_fulfil(compose: dict[str, Any]) -> None:
