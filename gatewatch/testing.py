@@ -16,7 +16,6 @@ import time
 from typing import Self, TypeVar, Unpack
 
 from gatewatch.call import CallOptions, OpenCall
-from gatewatch.emitter import DROP_REASONS
 from gatewatch.events import EVENTS_TOPIC, Call, Event, Reject, decode_line, encode
 
 __all__ = ["RecordingEmitter"]
@@ -52,7 +51,7 @@ class RecordingEmitter:
         self.closed = False
         self.queued = 0
         self.queued_bytes = 0
-        self._dropped = dict.fromkeys(DROP_REASONS, 0)
+        self._dropped = {"queue_full": 0, "invalid": 0, "expired": 0, "refused": 0, "closed": 0}
         self._next_seq = itertools.count()
         self._lock = threading.RLock()
 
