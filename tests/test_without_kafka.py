@@ -36,3 +36,18 @@ def test_a_lack_of_jars_is_skipped_only_when_asked_for(
     assert outcome in done.stdout, done.stdout + done.stderr
     assert "no Kafka broker: the cache " in done.stdout
     assert (done.returncode == 0) == bool(options)
+
+
+def test_preparing_says_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "streams.broker", "--prepare"],
+        cwd=ROOT,
+        env=os.environ | {"GATEWATCH_CACHE": str(file / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("gatewatch: the cache ")
