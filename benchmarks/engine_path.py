@@ -1,9 +1,9 @@
 """What the engine does alone with the same bytes: the yardsticks of the throughput benchmark.
 
-- ``naive``: ``INSERT ... FORMAT JSONEachRow`` into a table with the columns, engine, order, index
-  and settings of ``calls``, and one materialised view for each cut that makes the same measures, with the engine's own
-  sketch of the same error (``quantilesDD(0.01)``). What one would write first, and at best what
-  ClickHouse's Kafka engine reaches, without its Kafka part.
+- ``naive``: ``INSERT ... FORMAT JSONEachRow`` into a table with the columns, engine, order, index and
+  settings of ``calls``, and one materialised view for each cut that makes the same measures, with the
+  engine's own sketch of the same error (``quantilesDD(0.01)``). What one would write first, and at best
+  what ClickHouse's Kafka engine reaches, without its Kafka part.
 - ``tuned``: a Null table of plain strings in front, a view that casts, and all cuts in one view with
   GROUPING SETS: JSON straight into LowCardinality columns is what is slow in the engine.
 """

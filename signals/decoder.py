@@ -43,7 +43,6 @@ class _LeanDecoder:
         self._fields = {
             name for kind in KINDS.values() if issubclass(kind, CallEvent) for name in kind.__struct_fields__
         }
-        self._foreign = False
         self._decoder = self._make()
 
     def _make(self) -> msgspec.json.Decoder[Any]:
@@ -78,7 +77,7 @@ class _LeanDecoder:
 
     def decode_lines(self, text: bytes) -> list[Any] | None:
         """Decoded events; None when the full decoder must look."""
-        while not self._foreign:
+        while True:
             try:
                 return self._decoder.decode_lines(text)
             except msgspec.ValidationError as error:
@@ -87,12 +86,11 @@ class _LeanDecoder:
                     return None
                 name = unknown[1]
                 if name in self._seen or name not in self._fields:
-                    # A newer emitter's field, or one that the kind has not got: nothing to learn.
-                    self._foreign = True
+                    # A newer emitter's field, or one that the kind has not got: nothing to learn. What the
+                    # attempt costs is the decoding up to the first such field.
                     return None
                 self._seen.add(name)
                 self._decoder = self._make()
-        return None
 
 
 _lean: Final = _LeanDecoder()

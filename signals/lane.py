@@ -318,20 +318,22 @@ class Lane:
         lines: list[int] | None = None,
     ) -> None:
         """Take decoded events: ``counts[i]`` of them stood in the record at ``offsets[i]``."""
+        ends = np.cumsum(counts)
+        split: dict[int, list[bytes]] = {}
 
         def place(index: int) -> tuple[int, int]:
             if lines is not None:
                 return offsets[0], lines[index]
-            ends = np.cumsum(counts)
             record = int(np.searchsorted(ends, index, side="right"))
             return offsets[record], index - int(ends[record] - counts[record])
 
         def raw_line(index: int) -> bytes:
             if lines is not None:
                 return values[index]
-            ends = np.cumsum(counts)
             record = int(np.searchsorted(ends, index, side="right"))
-            return split_record(values[record])[index - int(ends[record] - counts[record])]
+            if record not in split:
+                split[record] = split_record(values[record])
+            return split[record][index - int(ends[record] - counts[record])]
 
         open_ = self._open
         fields = _Fields(events)
@@ -449,10 +451,12 @@ class Lane:
                     calls=table,
                 )
             )
-            windows = np.unique(at // 1000 // WINDOW_S) * WINDOW_S
-            reached = max(self._reached_ms, open_.appended_to_ms)
-            passed = (windows + WINDOW_S) * 1000 + self.rules.grace_ms <= reached
-            self._reopened.update(windows[passed | (windows < self._closed_until_s)].tolist())
+        # Rejects count in the windows of their records.
+        counted = [*open_.at, np.array([appended_ms for _, appended_ms in open_.rejected], dtype=np.int64)]
+        windows = np.unique(np.concatenate(counted) // 1000 // WINDOW_S) * WINDOW_S
+        reached = max(self._reached_ms, open_.appended_to_ms)
+        passed = (windows + WINDOW_S) * 1000 + self.rules.grace_ms <= reached
+        self._reopened.update(windows[passed | (windows < self._closed_until_s)].tolist())
         if table is not None:
             self._calls.append(table.drop_columns(["position"]))
         self._reached_ms = max(self._reached_ms, open_.appended_to_ms)

@@ -45,6 +45,7 @@ WITH
             n AS chunk_n, sum AS chunk_sum, buckets AS chunk_buckets, counts AS chunk_counts
         WHERE window_to >= from_window AND window_from < until_window
             AND window >= from_window AND window < until_window
+            AND (empty({{only:Array(UInt32)}}) OR has({{only:Array(UInt32)}}, toUnixTimestamp(window)))
             AND has({{shards:Array(UInt8)}}, toUInt8(cityHash64(series) % {SHARDS}))
         GROUP BY signal, label, series, window
     )
@@ -61,15 +62,29 @@ FROM
     SELECT signal, label, series, window, shard, 0, 0, [], [], JSONExtract(series, 'Array(String)')
     FROM {STORE}.measures FINAL
     WHERE window >= from_window AND window < until_window AND n > 0
+        AND (empty({{only:Array(UInt32)}}) OR has({{only:Array(UInt32)}}, toUnixTimestamp(window)))
         AND has({{shards:Array(UInt8)}}, shard)
         AND (signal, label, series, window) NOT IN (SELECT signal, label, series, window FROM merged)
 ) AS rows
 INNER JOIN versions ON versions.w = rows.window"""
 
 
-def close_windows(sink: Sink, from_s: int, until_s: int, shards: Sequence[int]) -> None:
-    """Merge windows that start in [from_s, until_s) into ``measures``; safe to repeat at any time."""
-    sink.command(_CLOSE, {"from_s": from_s, "until_s": until_s, "shards": list(shards)})
+def close_windows(
+    sink: Sink, from_s: int, until_s: int, shards: Sequence[int], only: Sequence[int] = ()
+) -> None:
+    """Merge windows that start in [from_s, until_s) into ``measures``; safe to repeat at any time.
+
+    Parameters
+    ----------
+    only
+        Starts of the windows of that range to merge, all of them when empty.
+
+    Raises
+    ------
+    SinkError
+    """
+    parameters = {"from_s": from_s, "until_s": until_s, "shards": list(shards), "only": list(only)}
+    sink.command(_CLOSE, parameters)
 
 
 def save_checkpoint(sink: Sink, until_s: int, shards: Sequence[int]) -> None:

@@ -155,7 +155,7 @@ TABLES: Final = (
         engine="ReplacingMergeTree(last_offset)",
         order_by="(opened_at, source, first_offset, family)",
         partition_by="toDate(opened_at)",
-        ttl="toDateTime(opened_at) + toIntervalDay(30)",
+        ttl="toDateTime(opened_at) + toIntervalDay(400)",
         indexes=("INDEX by_window window_to TYPE minmax GRANULARITY 1",),
         purpose="The aggregates' source of truth: one row a chunk and family, replaced as a whole.",
     ),

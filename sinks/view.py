@@ -54,7 +54,10 @@ def _decoded(column: Column) -> str:
             return f"if(c.{name} = 0, NULL, (c.{name} - 1) / 1000) AS {decoded}"
         case "nano":
             decoded = name.removesuffix("_nano_usd") + "_usd"
-            return f"if(c.{name} = 0, NULL, toDecimal64(c.{name} - 1, 9) / 1000000000) AS {decoded}"
+            return (
+                f"if(c.{name} = 0, NULL, "
+                f"CAST(toDecimal128(c.{name} - 1, 9) / 1000000000, 'Decimal(38, 9)')) AS {decoded}"
+            )
         case "maybe":
             return f"if(c.{name} = 0, NULL, c.{name} - 1) AS {name}"
 
@@ -129,8 +132,8 @@ FROM
         ARRAY JOIN
             signal, label, series, window,
             n AS chunk_n, sum AS chunk_sum, buckets AS chunk_buckets, counts AS chunk_counts
-        WHERE window_to >= (SELECT if(count() < {SHARDS}, toDateTime(0, 'UTC'), min(closed_until))
-                            FROM {STORE}.checkpoints FINAL)
+        WHERE window_to >= if(length({_CLOSED_UNTIL}) < {SHARDS}, toDateTime(0, 'UTC'),
+                              arrayMin(mapValues({_CLOSED_UNTIL})))
             AND window >= {_CLOSED_UNTIL}[toUInt8(cityHash64(series) % {SHARDS})]
         GROUP BY signal, label, window, series
     )
@@ -157,21 +160,24 @@ SELECT
     e.last_seq - e.first_seq + 1 - e.covered AS gaps,
     e.received - e.covered + ifNull(d.suppressed, 0) AS duplicates,
     ifNull(x.dropped, 0) AS reported_drops,
-    greatest(e.last_seq + 1 - e.covered - ifNull(x.dropped, 0), 0) AS lost
+    -- An emitter counts from 0. Where its first chunks may have expired, what it sent first is unknown.
+    greatest(e.last_seq + 1
+        - if(e.opened_at > (SELECT max(opened_at) FROM {STORE}.chunks) - INTERVAL 390 DAY, 0, e.first_seq)
+        - e.covered - ifNull(x.dropped, 0), 0) AS lost
 FROM
 (
     SELECT
-        emitter_id, toInt64(min(low)) AS first_seq, toInt64(max(high)) AS last_seq,
+        emitter_id, toInt64(min(low)) AS first_seq, toInt64(max(high)) AS last_seq, min(opened) AS opened_at,
         sum(high - low + 1) AS received, sum(greatest(high - greatest(low, before + 1) + 1, 0)) AS covered
     FROM
     (
         SELECT
-            emitter_id, low, high,
+            emitter_id, low, high, opened,
             ifNull(max(toNullable(high)) OVER (PARTITION BY emitter_id ORDER BY low, high
                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), -1) AS before
         FROM
         (
-            SELECT emitter_id, toInt64(f) AS low, toInt64(l) AS high
+            SELECT emitter_id, toInt64(f) AS low, toInt64(l) AS high, opened_at AS opened
             FROM {STORE}.chunks FINAL
             ARRAY JOIN seq_emitter_id AS emitter_id, seq_first AS f, seq_last AS l
             WHERE family = 'pipeline'

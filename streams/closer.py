@@ -94,5 +94,6 @@ def store_closing(closing: Closing, shards: list[int], sink: Sink) -> None:
     if closing.until_s > closing.from_s:
         close_windows(sink, closing.from_s, closing.until_s, shards)
         save_checkpoint(sink, closing.until_s, shards)
-    for window in closing.corrected:
-        close_windows(sink, window, window + WINDOW_S, shards)
+    if closing.corrected:
+        last = closing.corrected[-1]
+        close_windows(sink, closing.corrected[0], last + WINDOW_S, shards, closing.corrected)

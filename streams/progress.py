@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 from msgspec import Struct
 
 from signals.chunk import WINDOW_S
 
 __all__ = ["Closing", "Progress", "ShardProgress", "decode_progress", "encode_progress"]
+
+
+_CORRECTED_AT_ONCE: Final = 60
+"""Windows merged again by one statement: inserts wait for it."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -96,9 +102,10 @@ class ShardProgress:
         """What is to be closed and corrected now; give it to :meth:`done` or :meth:`failed` afterwards."""
         until = max(self.complete_until_s, self.closed_until_s)
         # A window that is still open needs no correction: it is closed later with everything in it.
-        corrected = tuple(sorted(window for window in self._reopened if window < self.closed_until_s))
+        due = sorted(window for window in self._reopened if window < self.closed_until_s)
+        corrected = tuple(due[:_CORRECTED_AT_ONCE])
         # What is heard while the sink works may have missed its snapshot, so it counts for the next time.
-        self._reopened.clear()
+        self._reopened = set(due[_CORRECTED_AT_ONCE:])
         if until == self.closed_until_s and not corrected:
             return None
         return Closing(self.closed_until_s, until, corrected)

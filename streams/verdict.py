@@ -22,6 +22,9 @@ _MOST_REJECTS: Final = 0.95
 """If of the last 2,000 lines 95 % are no events, something else is wrong than a few lines."""
 
 
+_SPOILED_RECORDS: Final = 20
+
+
 class Spoiled(Struct, frozen=True):
     """The last lines are no events, and why."""
 
@@ -40,6 +43,8 @@ class _Flush(Struct, frozen=True):
 
     lines: int
     rejects: int
+    spoiled: int
+    """Records that hold rejects."""
     reasons: frozenset[str]
     first: tuple[int, int, int] | None
     """Partition, offset and line of its first reject."""
@@ -60,6 +65,7 @@ class Verdict:
             _Flush(
                 lines=sum(rows.events for _, rows in lanes) + rejects,
                 rejects=rejects,
+                spoiled=len({(number, letter.offset) for number, letter in letters}),
                 reasons=frozenset(letter.reason for _, letter in letters),
                 first=next(((number, letter.offset, letter.line) for number, letter in letters), None),
             )
@@ -69,6 +75,9 @@ class Verdict:
             lines -= self._flushes.popleft().lines
         rejects = sum(flush.rejects for flush in self._flushes)
         first = next((flush.first for flush in self._flushes if flush.first is not None), None)
+        spoiled = sum(flush.spoiled for flush in self._flushes)
+        if spoiled < _SPOILED_RECORDS:
+            return None  # one text file sent by mistake is no reason to stop
         if first is None or lines < JUDGED_LINES or rejects < _MOST_REJECTS * lines:
             return None
         reasons = frozenset[str]().union(*(flush.reasons for flush in self._flushes))

@@ -25,8 +25,10 @@ import faust
 import pyarrow as pa
 import uvloop
 from aiokafka import TopicPartition
+from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
+from signals.chunk import WINDOW_S
 from signals.lane import Lane, LaneRows, Rules
 from sinks.clickhouse import Sink, SinkError
 from sinks.closing import checkpoints
@@ -59,6 +61,10 @@ _CHECKED_FOR_S: Final = 0.5
 _QUIET_S: Final = 5.0
 """While records come without such a pause, a topic cannot go and come without the consumer seeing it."""
 _DRAIN_S: Final = 20.0
+_BEGIN_S: Final = 45.0
+"""Faust gives up an assignment that takes longer than a request (60 s), and never reads again."""
+_RECORD_BYTES: Final = 512
+_LINE_BYTES: Final = 64
 _LEAVE_S: Final = 5.0
 """With the drain it is less than the 30 s after which Kubernetes kills."""
 
@@ -105,6 +111,7 @@ class Worker:
         self.duplicate_events_total = 0
         self.windows_closed_total = 0
         self._fed_bytes = 0
+        self._beginning = asyncio.Lock()
         self._room = asyncio.Event()
         self._room.set()
         self._wake = asyncio.Event()
@@ -161,7 +168,18 @@ class Worker:
     async def on_assigned(self, consumer: Any) -> None:
         """Begin anew with the partitions that are assigned now; called before records flow."""
         try:
-            await self._begin(consumer)
+            # Faust also asks for it while a rebalance is under way, for what was assigned before.
+            async with self._beginning, asyncio.timeout(_BEGIN_S):
+                await self._begin(consumer)
+        except IllegalStateError:
+            log.info("partitions have moved on while they were being assigned; they are assigned anew")
+        except TimeoutError:
+            self._fail(
+                WorkerError(
+                    f"ClickHouse or Kafka did not answer for {_BEGIN_S:g} s while partitions were assigned; "
+                    "the worker ends, to be started again"
+                )
+            )
         except (SourceError, TopicError) as error:
             self._fail(WorkerError(str(error)))
         except Exception as error:  # Faust would go on without having sought
@@ -169,7 +187,7 @@ class Worker:
 
     async def _begin(self, consumer: Any) -> None:
         self._forget()
-        assigned = consumer.assignment()
+        assigned = set(consumer.assignment())
         topic = self.settings.events_topic
         numbers = sorted(tp.partition for tp in assigned if tp.topic == topic)
         shards = sorted(tp.partition for tp in assigned if tp.topic == PROGRESS_TOPIC)
@@ -178,7 +196,10 @@ class Worker:
             lambda sink: known_sources(sink, self._identity, numbers, self.rules.chunk_records)
         )
         closed = await self.writer.persistently(checkpoints)
-        closed_until_s = max(closed.values(), default=0)
+        # Closers elsewhere may close up to now without this worker hearing of it; naming a window that is
+        # still open costs nothing.
+        closed_until_s = max([*closed.values(), int(time.time()) - self.rules.grace_ms // 1000])
+        closed_until_s -= closed_until_s % WINDOW_S
         committed = dict(consumer._committed_offset)
         tps = [TP(topic, number) for number in numbers]
         if tps:
@@ -190,7 +211,7 @@ class Worker:
         stale = {
             tp: self.partitions[tp.partition].flushed_offset + 1
             for tp in tps
-            if tp.partition in fresh and committed.get(tp) is not None
+            if tp.partition in fresh and tp.partition in self.partitions and committed.get(tp) is not None
         }
         # The next start must not believe what was committed for an earlier incarnation of the topic.
         if stale and not await consumer._thread.commit(stale):
@@ -199,6 +220,9 @@ class Worker:
             await self.writer.persistently(
                 lambda sink: register(sink, self._identity, fresh, self.rules.chunk_records)
             )
+        if consumer.assignment() != assigned:
+            self._forget()
+            return  # another assignment is on its way
         self.closers = self._make_closers(shards, closed)
         self.begun, self.waiting_since_s = True, None
         log.info("reading %s partitions of %s, closing windows of %s shards", len(tps), topic, len(shards))
@@ -282,24 +306,26 @@ class Worker:
                 if partition is None or not partition.live or message.offset <= partition.lane.through:
                     continue  # delivered before a rebalance that has moved the start
                 gap = message.offset > partition.lane.through + 1
-                if gap and not await self._explain_gap(partition, message.tp):
+                if gap and not await self._explain_gap(partition, message.tp, message.offset):
                     continue
                 value = message.value
                 partition.feed(message.offset, int(message.timestamp * 1000 + 0.5), value, message)
                 # Or the bytes of a whole unacknowledged chunk would stay in memory.
-                message.value = event.value = None
-                if value is not None:
-                    self._fed_bytes += len(value)
-                    if self._fed_bytes > self.settings.pending_bytes // 2:
-                        self._wake.set()
-                    if self._fed_bytes > self.settings.pending_bytes:
-                        self._room.clear()
-                        await self._room.wait()
+                message.value = event.value = message.key = event.key = message.headers = None
+                # A record that waits to be acknowledged, and a line whatever is in it, take memory, too.
+                self._fed_bytes += _RECORD_BYTES
+                if value:
+                    self._fed_bytes += len(value) + _LINE_BYTES * (1 + value.count(b"\n"))
+                if self._fed_bytes > self.settings.pending_bytes // 2:
+                    self._wake.set()
+                if self._fed_bytes > self.settings.pending_bytes:
+                    self._room.clear()
+                    await self._room.wait()
         except Exception as error:
             self._fail(error)
             raise
 
-    async def _explain_gap(self, partition: Partition, tp: TP) -> bool:
+    async def _explain_gap(self, partition: Partition, tp: TP, offset: int) -> bool:
         """Offsets were skipped: retention has overtaken the lane, unless they hold no records at all.
 
         False when the partition was revoked meanwhile.
@@ -307,6 +333,8 @@ class Worker:
         earliest = (await self.app.consumer.earliest_offsets(tp))[tp]
         expected = partition.lane.through + 1
         if partition.live and earliest > expected:
+            # What was fetched before is still at hand, though retention may have moved on behind it.
+            earliest = min(earliest, offset)
             partition.lane.lose(earliest)
             self.records_expired_total += earliest - expected
             self.headless_chunks_total += int(partition.lane.headless)

@@ -63,13 +63,15 @@ class Writer:
             The worker gave up waiting; the work may or may not have been done.
         """
         backoff_s = _BACKOFF_FIRST_S
+        said = ""
         while True:
             try:
                 result = await self.once(work)
             except SinkError as error:
                 self.insert_errors_total += 1
-                if not self.failing:
+                if not self.failing or str(error) != said:
                     log.error("ClickHouse does not take rows, trying again until it does: %s", error)
+                    said = str(error)
                 self.failing = True
                 await self._back_off(backoff_s)
                 backoff_s = min(backoff_s * 2, _BACKOFF_MOST_S)

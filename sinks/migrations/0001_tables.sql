@@ -115,7 +115,7 @@ CREATE TABLE IF NOT EXISTS gatewatch_store.chunks
 ENGINE = ReplacingMergeTree(last_offset)
 PARTITION BY toDate(opened_at)
 ORDER BY (opened_at, source, first_offset, family)
-TTL toDateTime(opened_at) + toIntervalDay(30);
+TTL toDateTime(opened_at) + toIntervalDay(400);
 
 CREATE TABLE IF NOT EXISTS gatewatch_store.measures
 (

@@ -269,3 +269,10 @@ def test_feedback_is_one_row_however_often_it_is_written(sink: Sink) -> None:
 def test_texts_are_in_no_view(sink: Sink) -> None:
     store(sink, record(Call(at_ms=T0_MS, **PART, input_text="a-prompt", output_text="an-answer")))
     assert "a-prompt" not in repr([view(sink, each.name) for each in ALL_VIEWS])
+
+
+@pytest.mark.parametrize("usd", [9.3, 12.5, 1e9, 0.000000001])
+def test_money_is_what_the_gateway_said(sink: Sink, usd: float) -> None:
+    store(sink, record(call(1, reported_cost_usd=usd)))
+    (row,) = view(sink, "calls")
+    assert row["reported_cost_usd"] == Decimal(repr(usd)).quantize(Decimal("1e-9"))

@@ -6,14 +6,17 @@ from signals.lane import Lane, LaneRows, Rules
 from streams.verdict import JUDGED_LINES, Spoiled, Verdict
 from tests.event import T0_MS, call, record
 
+RECORDS = 25
+
 
 def rows(events: int, rejects: int, *, offset: int = 0, bad: bytes = b"no event") -> LaneRows:
-    """What one flush of a partition gives; its first record holds the rejects."""
+    """What one flush of a partition gives; its first records hold the rejects."""
     lane = Lane(1, offset, Rules())
-    if rejects:
-        lane.feed(offset, T0_MS, record(*[bad] * rejects))
+    for number in range(RECORDS if rejects else 0):
+        share = rejects // RECORDS + (number < rejects % RECORDS)
+        lane.feed(offset + number, T0_MS, record(*[bad] * share))
     if events:
-        lane.feed(offset + 1, T0_MS, record(*[call(number) for number in range(events)]))
+        lane.feed(offset + RECORDS, T0_MS, record(*[call(number) for number in range(events)]))
     flushed = lane.flush()
     assert flushed is not None
     return flushed
@@ -35,6 +38,14 @@ def test_reasons_are_those_of_all_flushes_and_the_place_is_the_first() -> None:
 
 def test_one_flush_is_enough_when_it_is_large() -> None:
     assert Verdict().judge([(0, rows(0, JUDGED_LINES))]) is not None
+
+
+def test_one_file_sent_by_mistake_is_no_reason_to_stop() -> None:
+    lane = Lane(1, 0, Rules())
+    lane.feed(0, T0_MS, record(*[b"no event"] * (2 * JUDGED_LINES)))
+    flushed = lane.flush()
+    assert flushed is not None
+    assert Verdict().judge([(0, flushed)]) is None
 
 
 def test_fewer_lines_are_not_judged() -> None:
