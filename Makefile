@@ -32,6 +32,7 @@ demo: prepare
 
 test: prepare
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m own_engine
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import dataclasses
 import http.client
 import importlib.util
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -84,7 +85,8 @@ def _python() -> Finding:
 
 
 def _packages(extra: str, names: tuple[str, ...], level: Level) -> Finding:
-    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    # A module that is loaded is there, and find_spec fails for those, like Faust, that replace themselves.
+    absent = [name for name in names if name not in sys.modules and importlib.util.find_spec(name) is None]
     if absent:
         purpose = "" if level == "fail" else "; only `gatewatch up`, `broker` and `engine` need them"
         return Finding(

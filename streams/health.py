@@ -214,5 +214,5 @@ class Health(Collector):
                 gauge.add_metric([], value)
                 yield gauge
         sink = GaugeMetricFamily("gatewatch_sink_up", "Whether ClickHouse took the last statement.")
-        sink.add_metric([], 0 if worker.writer.failing else 1)
+        sink.add_metric([], 1 if worker.writer.answering else 0)
         yield sink

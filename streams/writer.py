@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 _BACKOFF_FIRST_S: Final = 0.1
 _BACKOFF_MOST_S: Final = 5.0
+_SILENT_S: Final = 5.0
 
 
 class Writer:
@@ -46,6 +48,13 @@ class Writer:
         self.rows_written_total: dict[str, int] = {}
         self.insert_errors_total = 0
         self.failing = False
+        self._busy_since: float | None = None
+
+    @property
+    def answering(self) -> bool:
+        """Whether ClickHouse took the last statement, and is not silent over the one that runs."""
+        waited_s = 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+        return not self.failing and waited_s < _SILENT_S
 
     async def write(self, flushed: Sequence[LaneRows]) -> None:
         """Store all rows; returns when every table has them."""
@@ -103,7 +112,11 @@ class Writer:
         return await self._in_thread(run)
 
     async def _in_thread(self, run: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        self._busy_since = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        finally:
+            self._busy_since = None
 
     async def _back_off(self, most_s: float) -> None:
         # Full jitter: workers that failed together must not come back together.

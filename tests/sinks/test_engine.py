@@ -562,6 +562,7 @@ def test_inserts_go_on_under_heavy_reading(engine: RunningEngine, table: str) ->
     assert max(took) < 2, took
 
 
+@pytest.mark.own_engine
 def test_readers_beyond_the_limit_wait_and_are_refused(tmp_path: Path) -> None:
     from sinks.engine import Engine, Options
 

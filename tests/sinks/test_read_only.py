@@ -11,6 +11,8 @@ import pytest
 from sinks.embedded import Embedded, EngineError
 from sinks.read_only import Guard, limits, parse_tree, reader_settings
 
+pytestmark = pytest.mark.own_engine
+
 SECRET = "the secret of another table"
 
 

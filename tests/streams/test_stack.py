@@ -207,6 +207,10 @@ def test_killed_parts_come_back_at_the_same_address(stack: Stack, data: Path, re
     assert {name for name in before if before[name] != after[name]} == {"worker-0", "engine", "kafka"}
     assert stack.failure is None
     assert any(line.startswith("worker-0 runs again") for line in reports)
+    # The file is written just after a part is ready.
+    deadline = time.monotonic() + 10
+    while (running_stack(data) or {}).get("pids") != after and time.monotonic() < deadline:
+        time.sleep(0.05)
     state = running_stack(data)
     assert state is not None
     assert state["pids"] == after
