@@ -18,7 +18,10 @@ COPY signals signals
 COPY streams streams
 COPY sinks sinks
 COPY traffic traffic
+# What numba compiles is for the processor that it runs on: each container does it as it starts, in some
+# seconds, and keeps it in memory.
 ENV PATH=/opt/gatewatch/bin:$PATH \
+    NUMBA_CACHE_DIR=/tmp/numba \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1

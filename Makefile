@@ -23,9 +23,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
-# What the first start of a broker on a machine does: some 20 seconds that are no test's.
+# What the first start of a broker and of a worker on a machine do: some 20 seconds that are no test's.
 prepare: $(STAMP)
 	$(BIN)/python -m streams.broker --prepare
+	$(BIN)/python -m signals.decoder
 
 demo: prepare
 	$(BIN)/gatewatch demo

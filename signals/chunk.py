@@ -13,7 +13,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
@@ -177,10 +176,6 @@ class Chunk:
         if measured.calls is not None and measured.calls.num_rows:
             position = measured.calls["position"].to_numpy()
             table = measured.calls
-            if np.any(position[1:] < position[:-1]):
-                # Limits count series in the order of events, so rows of several kinds go back into it.
-                order = np.argsort(position, kind="stable")
-                table, position = table.take(pa.array(order)), position[order]
             if measured.duplicate.any():
                 keep = ~measured.duplicate[position]
                 table = table.filter(pa.array(keep))
@@ -366,9 +361,7 @@ def _coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
     if name not in table.column_names:
         return np.zeros(table.num_rows, dtype=np.int64), [""]
     column = table[name]
-    encoded = pc.fill_null(column, "").combine_chunks().dictionary_encode()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
+    encoded = column.combine_chunks().dictionary_encode()
     return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 

@@ -16,20 +16,17 @@ Views decode all of this (``sinks/views``); nobody else reads the encodings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
+from signals.decoder import KIND_NAMES, OPTIONS, Numbers, Piece
 
-__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding", "read_fields"]
+__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding"]
 
 Encoding: TypeAlias = Literal["text", "maybe", "micros", "tokens", "flag", "json", "nano", "time", "hashes"]
 
@@ -106,195 +103,142 @@ CALL_COLUMNS: Final = (
 CALL_KINDS: Final[dict[type[CallEvent], int]] = {Request: 1, Token: 2, Response: 4, Latency: 8, Call: 16}
 """The bit that each kind sets in ``calls.parts``."""
 
-_ARROW: Final[dict[Encoding, pa.DataType]] = {
-    "text": pa.string(),
-    "maybe": pa.int64(),
-    "micros": pa.float64(),
-    "tokens": pa.int64(),
-    "flag": pa.bool_(),
-    "json": pa.string(),
-    "nano": pa.float64(),
-    "time": pa.int64(),
-    "hashes": pa.list_(pa.int64()),
-}
-_UNKNOWN: Final[dict[Encoding, Any]] = {"text": "", "json": {}}
-_json_encode: Final = msgspec.json.Encoder().encode
-
-_Extract: TypeAlias = Callable[[Sequence[Any]], tuple[list[Any], ...]]
-
-
-def _compile(fields: Sequence[str]) -> _Extract:
-    """A function that reads fields of many events into one list each.
-
-    Written out as source, because that is twice as fast as ``getattr`` or ``attrgetter`` for each
-    field, and reading fields costs as much as decoding them (as namedtuple and dataclasses do).
-    """
-    body = ", ".join(f"[e.{field} for e in events]" for field in fields)
-    extract: _Extract = eval(f"lambda events: ({body},)", {"__builtins__": {}})  # noqa: S307 - names are our own
-    return extract
-
-
-class _Kind(Struct, frozen=True):
-    """How events of one kind are read."""
-
-    fields: tuple[str, ...]
-    extract: _Extract
-
-
-def _kind_of(struct: type[Struct]) -> _Kind:
-    wanted = {column.field for column in _COLUMNS} | set(_CONTROL_FIELDS)
-    fields = tuple(field for field in struct.__struct_fields__ if field in wanted)
-    return _Kind(fields, _compile(fields))
-
-
-# Read along, and no columns: numbering, what ranks usage, what is normalised or kept elsewhere.
-_CONTROL_FIELDS: Final = ("emitter_id", "seq", "usage_source", "provider_usage", "input_text", "output_text")
-# What a stream has produced so far is output, of the lowest rank.
-_COLUMNS: Final = (*CALL_COLUMNS, Column("output_tokens", "output_tokens_so_far", "tokens"))
-_KINDS: Final[dict[type[Struct], _Kind]] = {}
-_RANKS: Final[dict[str | None, int]] = {
-    None: RANK_PROVIDER,
-    "provider": RANK_PROVIDER,
-    "estimated": RANK_ESTIMATED,
-}
-
-
-def read_fields(events: Sequence[Any]) -> dict[str, list[Any]]:
-    """Every field that many events of one struct have, as one list each."""
-    struct = type(events[0])
-    known = _KINDS.get(struct)
-    if known is None:
-        known = _KINDS[struct] = _kind_of(struct)
-    return dict(zip(known.fields, known.extract(events), strict=True))
+_BITS: Final = {kind.__struct_config__.tag: bit for kind, bit in CALL_KINDS.items()}
+_PARTS: Final = np.array([_BITS.get(name, 0) for name in KIND_NAMES], dtype=np.uint8)
+_TOKEN: Final = KIND_NAMES.index("token")
+_RANKS: Final = {"provider": RANK_PROVIDER, "estimated": RANK_ESTIMATED, "missing": RANK_PROGRESS}
+_SOURCE_RANKS: Final = np.array([_RANKS[source] for source in OPTIONS["usage_source"]])
+_SCALES: Final[dict[Encoding, float]] = {"micros": 1e3, "nano": 1e9}
 
 
 class _Slice(Struct, frozen=True):
-    n: int
-    bit: int
-    arrays: dict[str, pa.Array]
-    rank: int | NDArray[np.int64]
+    """What is kept of a piece: not its text."""
+
+    kind: NDArray[np.int64]
+    numbers: dict[str, Numbers]
+    texts: dict[str, pa.Array]
+    hashes: dict[int, list[int]]
     position: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.kind)
 
 
 class CallBatch:
-    """Columns of call events, built slice by slice.
-
-    Add slices of about a thousand events: decoded events are then still in the processor's cache when
-    their fields are read, which makes decoding and reading twice as fast (``docs/decisions``).
-    """
+    """Columns of call events, piece by piece."""
 
     def __init__(self) -> None:
         self._slices: list[_Slice] = []
 
-    def add(
-        self,
-        kind: type[CallEvent],
-        lists: dict[str, list[Any]],
-        position: NDArray[np.int64],
-        known: Mapping[str, pa.Array] = MappingProxyType({}),
-    ) -> None:
-        """Append events of one kind.
+    def add(self, piece: Piece, position: NDArray[np.int64]) -> None:
+        """Append call events.
 
         Parameters
         ----------
-        lists
-            What :func:`read_fields` gives.
         position
-            Each event's place among all events of the chunk.
-        known
-            Fields that somebody has made arrays of already: times and text, as they are stored.
+            Each event's place among all events of the chunk; shape (n,), ascending.
         """
-        n = len(position)
-        arrays: dict[str, pa.Array] = {}
-        for column in _COLUMNS:
-            values = lists.get(column.field)
-            if values is None:
-                continue
-            array = known.get(column.field)
-            if array is not None:
-                arrays[column.name] = array
-                continue
-            unknown = _UNKNOWN.get(column.encoding)
-            first = values[0]
-            if first == values[n // 2] == values[-1] and values.count(first) == n:
-                if first != unknown:
-                    arrays[column.name] = _repeat(column.encoding, first, n)
-                continue
-            arrays[column.name] = _array(column.encoding, values)
-        sources = lists.get("usage_source")
-        if kind is Token:
-            rank: int | NDArray[np.int64] = RANK_PROGRESS << RANK_SHIFT
-        else:
-            # Read or not, where counts come from is the provider unless an event says otherwise.
-            rank = _rank_of([None] * n if sources is None else sources, n)
-        self._slices.append(_Slice(n, CALL_KINDS[kind], arrays, rank, position))
+        hashes = {
+            row: found
+            for row, event in piece.events.items()
+            if isinstance(event, Request | Call) and (found := event.prefix_hashes)
+        }
+        self._slices.append(_Slice(piece.kind, piece.numbers, piece.texts, hashes, position))
 
     def table(self) -> pa.Table | None:
-        """All rows in one table, text as plain strings; a column that no event speaks of is absent.
+        """All rows in one table, as ``calls`` stores them, text as plain strings.
 
-        Beside the columns of ``calls`` it has ``parts``, the bit of the event's kind, and ``position``.
+        A column that no event speaks of is absent. Beside the columns of ``calls`` it has ``parts``, the bit
+        of the event's kind, and ``position``.
         """
-        slices = self._slices
-        if not slices:
+        if not self._slices:
             return None
-        present = {name for part in slices for name in part.arrays}
+        kind = np.concatenate([part.kind for part in self._slices])
+        rank = np.concatenate([_rank(part) for part in self._slices])
         columns: dict[str, pa.Array] = {}
         for column in CALL_COLUMNS:
-            if column.name not in present:
-                continue
-            kind = _ARROW[column.encoding]
-            chunks = [part.arrays.get(column.name) for part in slices]
-            joined = pa.chunked_array(
-                [
-                    pa.nulls(part.n, kind) if chunk is None else chunk
-                    for chunk, part in zip(chunks, slices, strict=True)
-                ],
-                kind,
-            ).combine_chunks()
-            rank = None
-            if column.encoding == "tokens":
-                rank = pa.array(np.concatenate([np.broadcast_to(part.rank, part.n) for part in slices]))
-            columns[column.name] = _encode(column.encoding, joined, rank)
-        columns["parts"] = pa.array(np.repeat([part.bit for part in slices], [part.n for part in slices]))
-        columns["parts"] = columns["parts"].cast(pa.uint8())
-        columns["position"] = pa.array(np.concatenate([part.position for part in slices]))
+            if column.encoding in ("text", "json"):
+                array = self._text(column.field)
+            elif column.encoding == "hashes":
+                array = self._hashes()
+            else:
+                array = self._numbers(column, rank)
+            if array is not None:
+                columns[column.name] = array
+        columns["parts"] = pa.array(_PARTS[kind])
+        columns["position"] = pa.array(np.concatenate([part.position for part in self._slices]))
         return pa.table(columns)
 
+    def _text(self, field: str) -> pa.Array | None:
+        found = [part.texts.get(field, _options_of(part, field)) for part in self._slices]
+        if all(text is None for text in found):
+            return None
+        nothing = pa.scalar("", pa.string())
+        return pa.concat_arrays(
+            [
+                pa.repeat(nothing, len(part)) if text is None else text
+                for text, part in zip(found, self._slices, strict=True)
+            ]
+        )
 
-def _rank_of(sources: list[str | None], n: int) -> int | NDArray[np.int64]:
-    """The rank, in its place above the count, of each event's usage; one number when all are equal."""
-    first = sources[0]
-    if sources.count(first) == n:
-        return _RANKS.get(first, RANK_PROGRESS) << RANK_SHIFT
-    ranks = [_RANKS.get(source, RANK_PROGRESS) << RANK_SHIFT for source in sources]
-    return np.array(ranks, dtype=np.int64)
+    def _hashes(self) -> pa.Array | None:
+        if not any(part.hashes for part in self._slices):
+            return None
+        hashes = [part.hashes.get(row, []) for part in self._slices for row in range(len(part))]
+        return pa.array(hashes, pa.list_(pa.int64()))
+
+    def _numbers(self, column: Column, rank: NDArray[np.int64]) -> pa.Array | None:
+        found = [_stated(part, column.field) for part in self._slices]
+        if all(numbers is None for numbers in found):
+            return None
+        nothing = [np.zeros(len(part), dtype=np.int64) for part in self._slices]
+        values = np.concatenate(
+            [
+                none if numbers is None else numbers.values
+                for numbers, none in zip(found, nothing, strict=True)
+            ]
+        )
+        present = np.concatenate(
+            [
+                none != 0 if numbers is None else numbers.present
+                for numbers, none in zip(found, nothing, strict=True)
+            ]
+        )
+        scale = _SCALES.get(column.encoding)
+        if scale is not None:
+            values = np.rint(np.where(present, values, 0) * scale).astype(np.int64)
+        if column.encoding == "tokens":
+            values = values | rank
+        elif column.encoding != "time":
+            values = values + 1
+        return pa.array(np.where(present, values, 0))
 
 
-def _array(encoding: Encoding, values: list[Any]) -> pa.Array:
-    if encoding == "json":
-        values = [_json_encode(value).decode() if value else "" for value in values]
-    return pa.array(values, _ARROW[encoding])
+def _options_of(part: _Slice, field: str) -> pa.Array | None:
+    """A column of names that the contract lists, as text."""
+    codes = part.numbers.get(field)
+    if codes is None:
+        return None
+    names = pa.array([*OPTIONS[field], ""])
+    return names.take(pa.array(np.where(codes.present, codes.values, len(names) - 1)))
 
 
-def _repeat(encoding: Encoding, value: Any, n: int) -> pa.Array:
-    if encoding == "json":
-        value = _json_encode(value).decode()
-    return pa.repeat(pa.scalar(value, _ARROW[encoding]), n)
+def _stated(part: _Slice, field: str) -> Numbers | None:
+    """A field's numbers. What a stream has produced so far is output, of the lowest rank."""
+    numbers = part.numbers.get(field)
+    if field != "output_tokens":
+        return numbers
+    so_far = part.numbers.get("output_tokens_so_far")
+    if numbers is None or so_far is None:
+        return numbers or so_far
+    return Numbers(np.where(so_far.present, so_far.values, numbers.values), numbers.present | so_far.present)
 
 
-def _encode(encoding: Encoding, array: pa.Array, rank: pa.Array | None) -> pa.Array:
-    match encoding:
-        case "maybe":
-            return pc.add(array, 1)
-        case "tokens":
-            return pc.add(array, rank)
-        case "micros":
-            return pc.add(pc.round(pc.multiply(array, 1000.0)).cast(pa.int64()), 1)
-        case "nano":
-            return pc.add(pc.round(pc.multiply(array, 1e9)).cast(pa.int64()), 1)
-        case "flag":
-            return pc.add(array.cast(pa.int64()), 1)
-        case "hashes":
-            return pc.fill_null(array, pa.scalar([], pa.list_(pa.int64())))
-        case "text" | "time" | "json":
-            return array
+def _rank(part: _Slice) -> NDArray[np.int64]:
+    """The rank, in its place above the count, of each event's usage; shape (n,)."""
+    sources = part.numbers.get("usage_source")
+    rank = np.full(len(part), RANK_PROVIDER, dtype=np.int64)
+    if sources is not None:
+        rank[sources.present] = _SOURCE_RANKS[sources.values[sources.present]]
+    rank[part.kind == _TOKEN] = RANK_PROGRESS
+    return rank << RANK_SHIFT

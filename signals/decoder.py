@@ -1,134 +1,370 @@
-"""Decoding many events at once.
+"""Decoding many records at once, into columns.
 
-The reference is :func:`gatewatch.events.decode_line`, line by line. :func:`decode_values` is a shortcut
-that gives the same events where every line is one, and says so where it does not.
-
-Most events use less than half of the contract's sixty fields, and a field that nobody sends still
-costs its place in every decoded object and its turn when columns are read. So the shortcut decodes
-into *lean* structs: the contract's own types, only the fields that have been seen so far, and unknown
-fields forbidden. A field that is not yet among them is an error that names it; it is added, and the
-decoding starts again. Each can happen once, so the lean structs soon fit the traffic.
+The reference is :func:`gatewatch.events.decode_line`, line by line. :mod:`signals.scan` reads the lines that
+it is certain of, which are nearly all, straight into columns; the reference reads the others, and what they
+say is put into the same columns. So everything after this is columns, and both ways give the same (a
+property test holds them against each other on mutated lines).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct, inspect
+from numpy.typing import NDArray
 
-from gatewatch.events import KINDS, LIMITS, CallEvent, Event
+from gatewatch.events import (
+    KINDS,
+    LIMITS,
+    Call,
+    CallEvent,
+    Event,
+    Outcome,
+    Reject,
+    decode_line,
+    encode,
+    split_record,
+)
+from gatewatch.usage import UsageError, read_usage
+from signals import scan
 
-__all__ = ["FULL_KIND", "decode_values"]
+__all__ = ["KIND_NAMES", "OPTIONS", "Numbers", "Piece", "decode_values", "prepare"]
 
-_NEWLINE: Final = 10
-_OPEN: Final = 0x7B
-_CLOSE: Final = 0x7D
-_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `([^`]*)`")
-# Read from every event, whether it says them or not.
-_ALWAYS: Final = frozenset({"at_ms", "gateway", "emitter_id", "seq", "operation"})
+KIND_NAMES: Final = list(KINDS)
+"""What ``Piece.kind`` points into."""
 
-FULL_KIND: Final[dict[type[Struct], type[Event]]] = {kind: kind for kind in KINDS.values()}
-"""The contract's struct for each struct that decoding gives, lean ones included."""
+_LINES_MOST: Final = 4096
+"""Lines of a piece: bounds the memory that a record of empty lines can take."""
+
+_TAGS: Final = [tag for tag, kind in KINDS.items() if issubclass(kind, CallEvent)]
+_json_encode: Final = msgspec.json.Encoder().encode
 
 
-class _LeanDecoder:
-    """Decodes into structs that have the fields that were seen so far."""
+class _Field(Struct, frozen=True):
+    """What the scan needs to know of a field; see :func:`signals.scan.scan`."""
 
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-        self._fields = {
-            name for kind in KINDS.values() if issubclass(kind, CallEvent) for name in kind.__struct_fields__
-        }
-        self._decoder = self._make()
+    name: str
+    holds: int = scan.OTHER
+    low: int = 0
+    high: int = 0
+    real_low: float = 0.0
+    real_high: float = 0.0
+    nullable: bool = False
+    options: tuple[str, ...] = ()
+    default: str = ""
 
-    def _make(self) -> msgspec.json.Decoder[Any]:
-        union: Any = None
-        for tag, kind in KINDS.items():
-            lean = self._lean(tag, kind) if issubclass(kind, CallEvent) else kind
-            union = lean if union is None else union | lean
-        return msgspec.json.Decoder(union)
 
-    def _lean(self, tag: str, kind: type[CallEvent]) -> type[Struct]:
-        fields: list[Any] = []
-        for field in msgspec.structs.fields(kind):
-            if field.required:
-                fields.append((field.name, field.type))
-            elif field.name in self._seen or field.name in _ALWAYS:
-                if field.default_factory is not msgspec.NODEFAULT:
-                    default = msgspec.field(default_factory=field.default_factory)
-                else:
-                    default = field.default
-                fields.append((field.name, field.type, default))
-        lean = msgspec.defstruct(
-            kind.__name__,
-            fields,
-            tag_field="kind",
-            tag=tag,
-            kw_only=True,
-            forbid_unknown_fields=True,
-            gc=False,
+def _field(field: msgspec.structs.FieldInfo) -> _Field:
+    """A field of the contract, from its type and bounds there."""
+    declared = inspect.type_info(field.type)
+    nullable = False
+    if isinstance(declared, inspect.UnionType):
+        nullable = any(isinstance(kind, inspect.NoneType) for kind in declared.types)
+        (declared,) = (kind for kind in declared.types if not isinstance(kind, inspect.NoneType))
+    name = field.name
+    match declared:
+        # Prompts and answers are no columns.
+        case inspect.StrType(max_length=int(most)) if most < LIMITS.text_chars:
+            default = field.default if isinstance(field.default, str) else ""
+            least = declared.min_length or 0
+            return _Field(name, scan.TEXT, low=least, high=most, nullable=nullable, default=default)
+        case inspect.IntType(ge=int(low), le=int(high)):
+            return _Field(name, scan.INTEGER, low=low, high=high, nullable=nullable)
+        case inspect.FloatType(ge=low, le=high) if low is not None and high is not None:
+            return _Field(name, scan.REAL, real_low=low, real_high=high, nullable=nullable)
+        case inspect.LiteralType(values=[int(only)]):
+            return _Field(name, scan.INTEGER, low=only, high=only, nullable=nullable)
+        case inspect.LiteralType(values=values):
+            return _Field(name, scan.CODE, nullable=nullable, options=tuple(map(str, values)))
+        case inspect.BoolType():
+            return _Field(name, scan.FLAG, nullable=nullable)
+        case inspect.DictType(key_type=inspect.StrType(max_length=int(most)), value_type=inspect.StrType()):
+            return _Field(name, scan.OBJECT, high=most, nullable=nullable)
+        case _:
+            return _Field(name, nullable=nullable)
+
+
+_FIELDS: Final = [
+    _Field("kind", scan.CODE, options=tuple(_TAGS)),
+    *{field.name: _field(field) for tag in _TAGS for field in msgspec.structs.fields(KINDS[tag])}.values(),
+]
+_AT: Final = {field.name: i for i, field in enumerate(_FIELDS)}
+
+OPTIONS: Final = {field.name: field.options for field in _FIELDS if field.holds == scan.CODE}
+"""The names that a column of codes points into."""
+
+
+def _blob(names: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    encoded = [name.encode() for name in names]
+    text = np.frombuffer(b"".join(encoded) + scan.PADDING, dtype=np.uint8)
+    return text, np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+
+def _per_kind() -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    allowed = np.zeros((len(_TAGS), len(_FIELDS)), dtype=np.bool_)
+    required: list[list[int]] = []
+    for row, tag in zip(allowed, _TAGS, strict=True):
+        fields = msgspec.structs.fields(KINDS[tag])
+        row[[_AT[field.name] for field in fields]] = True
+        required.append([_AT[field.name] for field in fields if field.required])
+    most = max(map(len, required))
+    filled = [[*some, *[0] * (most - len(some))] for some in required]
+    return allowed, np.array(filled, dtype=np.int64)
+
+
+_NAMES: Final = _blob([f'"{field.name}":' for field in _FIELDS])
+_OPTIONS: Final = _blob([f'"{option}"' for field in _FIELDS for option in field.options])
+_ALLOWED, _REQUIRED = _per_kind()
+_PLAN: Final = (
+    *_NAMES,
+    *_OPTIONS,
+    np.cumsum([0, *(len(field.options) for field in _FIELDS)], dtype=np.int64),
+    np.array([field.holds for field in _FIELDS], dtype=np.int64),
+    np.array([field.low for field in _FIELDS], dtype=np.int64),
+    np.array([field.high for field in _FIELDS], dtype=np.int64),
+    np.array([field.real_low for field in _FIELDS], dtype=np.float64),
+    np.array([field.real_high for field in _FIELDS], dtype=np.float64),
+    np.array([field.nullable for field in _FIELDS], dtype=np.bool_),
+    _ALLOWED,
+    _REQUIRED,
+    # Which field follows which is learned from the traffic; a wrong guess costs time only.
+    np.zeros(len(_FIELDS) + 1, dtype=np.int64),
+)
+_KIND_CODE: Final = {kind: code for code, kind in enumerate(KINDS.values())}
+_KIND_OF_TAG: Final = np.array([KIND_NAMES.index(tag) for tag in _TAGS])
+_DEFAULTS: Final = {field.name: (i, field.default) for i, field in enumerate(_FIELDS) if field.default}
+# What is no column is taken from the event itself.
+_NO_COLUMNS: Final = frozenset({"prefix_hashes", "provider_usage", "input_text", "output_text"})
+_COLUMNS_OF: Final = {
+    kind: [(name, _AT[name]) for name in kind.__struct_fields__ if name in _AT and name not in _NO_COLUMNS]
+    for kind in KINDS.values()
+}
+
+
+class Numbers(Struct, frozen=True):
+    """A column of numbers; both arrays have shape (n,)."""
+
+    values: NDArray[Any]
+    """float64 of fields that are no integers, otherwise int64; anything where not ``present``."""
+    present: NDArray[np.bool_]
+
+
+class Text:
+    """Lines of many records, one after the other."""
+
+    def __init__(self, values: Sequence[bytes]) -> None:
+        bodies = [value.removesuffix(b"\n") for value in values]
+        self.joined = b"\n".join(bodies)
+        self.record = np.repeat(np.arange(len(bodies)), [body.count(b"\n") + 1 for body in bodies])
+        """Each line's record; shape (lines,)."""
+        self._begins = np.cumsum([0, *(len(body) + 1 for body in bodies)]).tolist()
+        self._counted = (-1, 0, 0)
+
+    def number(self, record: int, begin: int) -> int:
+        """The number within its record of the line that begins there; blank lines are not numbered."""
+        counted, upto, lines = self._counted
+        if counted != record or upto > begin:
+            upto, lines = self._begins[record], 0
+        lines += len(split_record(self.joined[upto:begin]))
+        self._counted = (record, begin, lines)
+        return lines
+
+
+class Piece(Struct, frozen=True):
+    """Decoded events in the order of their lines, as columns of n rows."""
+
+    kind: NDArray[np.int64]
+    """Index into :data:`KIND_NAMES`; shape (n,)."""
+    record: NDArray[np.int64]
+    """Index of each event's record; shape (n,)."""
+    text: Text
+    place: NDArray[np.int64]
+    """Where each event's line begins and ends in ``text``; shape (n, 2)."""
+    numbers: dict[str, Numbers]
+    """By field: integers, decimals, flags as 0 and 1, names that the contract lists as indexes into
+    :data:`OPTIONS`. Fields that no event has are absent."""
+    texts: dict[str, pa.Array]
+    """By field: strings, and objects as JSON; empty for an event that has none. Fields that no event
+    has are absent."""
+    events: dict[int, Event]
+    """By row: events that were decoded on their own. Only they can have fields that are no columns."""
+    refused: dict[int, Reject]
+    """By row: events whose usage cannot be."""
+    rejects: list[tuple[int, int, bytes, Reject]]
+    """Lines that are no event: index of the record, number of the line in it, the line, why."""
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    def line(self, row: int) -> tuple[int, bytes]:
+        """The number of an event's line within its record, and the line."""
+        begin, end = self.place[row].tolist()
+        return self.text.number(int(self.record[row]), begin), self.text.joined[begin:end]
+
+    def take(self, rows: NDArray[np.bool_]) -> Piece:
+        """Only some of the rows."""
+        row = np.cumsum(rows) - 1
+        mask = pa.array(rows)
+        return Piece(
+            kind=self.kind[rows],
+            record=self.record[rows],
+            text=self.text,
+            place=self.place[rows],
+            numbers={name: Numbers(x.values[rows], x.present[rows]) for name, x in self.numbers.items()},
+            texts={name: text.filter(mask) for name, text in self.texts.items()},
+            events={int(row[old]): event for old, event in self.events.items() if rows[old]},
+            refused={int(row[old]): reject for old, reject in self.refused.items() if rows[old]},
+            rejects=self.rejects,
         )
-        FULL_KIND[lean] = kind  # type: ignore[assignment]
-        return lean
-
-    def decode_lines(self, text: bytes) -> list[Any] | None:
-        """Decoded events; None when the full decoder must look."""
-        while True:
-            try:
-                return self._decoder.decode_lines(text)
-            except msgspec.ValidationError as error:
-                unknown = _UNKNOWN_FIELD.match(str(error))
-                if unknown is None:
-                    return None
-                name = unknown[1]
-                if name in self._seen or name not in self._fields:
-                    # A newer emitter's field, or one that the kind has not got: nothing to learn. What the
-                    # attempt costs is the decoding up to the first such field.
-                    return None
-                self._seen.add(name)
-                self._decoder = self._make()
 
 
-_lean: Final = _LeanDecoder()
-_full: Final = msgspec.json.Decoder(Event)
+def decode_values(values: Sequence[bytes]) -> Iterator[Piece]:
+    """Events of many records, some thousands at a time."""
+    text = Text(values)
+    source = text.joined + scan.PADDING
+    view = np.frombuffer(source, dtype=np.uint8)
+    # Not a multiple of 4096 bytes from column to column, or all of them share a few lines of the cache.
+    room = min(len(text.record), _LINES_MOST) // 512 * 512 + 520
+    read = at = 0
+    while at <= len(text.joined):
+        value = np.empty((len(_FIELDS), room), dtype=np.int64)
+        present = np.zeros((len(_FIELDS), room), dtype=np.bool_)
+        status = np.empty(room, dtype=np.int8)
+        starts = np.empty(room + 1, dtype=np.int64)
+        columns = (value, value.view(np.float64), present, status, starts)
+        n, at = scan.scan(view, at, LIMITS.line_bytes, *_PLAN, *columns)
+        lines = _Lines(
+            text.record[read : read + n], status[:n], starts[: n + 1], value[:, :n], present[:, :n]
+        )
+        yield _piece(text, source, lines)
+        read += n
 
 
-def decode_values(values: Sequence[bytes]) -> tuple[list[int], list[Any] | None]:
-    """Events of records in which every line is an event, in one call.
+class _Lines(Struct, frozen=True):
+    """What a scan gives, line by line (:func:`signals.scan.scan`)."""
 
-    It accepts exactly what ``decode_line`` accepts line by line. ``decode_lines`` itself is more
-    lenient: it takes two objects on a line and an object over several lines. Both are excluded by
-    looking at the newlines: outside of the records' ends each stands between ``}`` and ``{``, which
-    inside an object it never does, and there are exactly as many as events (a property test holds the
-    two decoders against each other on mutated lines).
+    record: NDArray[np.int64]
+    status: NDArray[np.int8]
+    starts: NDArray[np.int64]
+    value: NDArray[np.int64]
+    present: NDArray[np.bool_]
 
-    Returns
-    -------
-    The number of lines of each record, and the events, or None where some line is none.
-    """
-    bodies = [value.removesuffix(b"\n") for value in values]
-    counts = [body.count(b"\n") + 1 for body in bodies]
-    joined = b"\n".join(bodies)
-    if not joined.startswith(b"{") or not joined.endswith(b"}"):
-        return counts, None
-    text = np.frombuffer(joined, dtype=np.uint8)
-    newline = np.flatnonzero(text == _NEWLINE)
-    if np.any(text[newline - 1] != _CLOSE) or np.any(text[newline + 1] != _OPEN):
-        return counts, None
-    if len(joined) > LIMITS.line_bytes:
-        edges = np.r_[-1, newline, len(joined)]
-        if int(np.diff(edges).max()) - 1 > LIMITS.line_bytes:
-            return counts, None
+
+def _piece(text: Text, source: bytes, lines: _Lines) -> Piece:
+    """Events of the lines that were scanned, and of those that the scan was uncertain of."""
+    well = lines.status == scan.EVENT
+    kind = _KIND_OF_TAG[np.where(well, lines.value[0], 0)]
+    events: dict[int, Event] = {}
+    refused: dict[int, Reject] = {}
+    rejects: list[tuple[int, int, bytes, Reject]] = []
+    added = bytearray()
+    for i in np.flatnonzero(lines.status == scan.UNCERTAIN).tolist():
+        begin, end = int(lines.starts[i]), int(lines.starts[i + 1]) - 1
+        line = text.joined[begin:end]
+        event = decode_line(line)
+        if isinstance(event, Reject):
+            record = int(lines.record[i])
+            rejects.append((record, text.number(record, begin), line, event))
+            continue
+        reject = _normalise_usage(event)
+        if reject is not None:
+            refused[i] = reject
+        events[i] = event
+        kind[i] = _KIND_CODE[type(event)]
+        well[i] = True
+        _put(event, i, lines, added, len(source))
+    if added:
+        source += added + scan.PADDING
+    numbers, texts = _columns(np.frombuffer(source, dtype=np.uint8), lines)
+    place = np.stack([lines.starts[:-1], lines.starts[1:] - 1], axis=1)
+    piece = Piece(kind, lines.record, text, place, numbers, texts, events, refused, rejects)
+    return piece if well.all() else piece.take(well)
+
+
+def _put(event: Event, i: int, lines: _Lines, added: bytearray, end: int) -> None:
+    """Write an event into the columns; its texts go to ``added``, which will stand at ``end``."""
+    for name, field in _COLUMNS_OF[type(event)]:
+        value = getattr(event, name)
+        if value is None:
+            continue
+        match _FIELDS[field].holds:
+            case scan.REAL:
+                lines.value.view(np.float64)[field, i] = value
+            case scan.INTEGER | scan.FLAG:
+                lines.value[field, i] = value
+            case scan.CODE:
+                lines.value[field, i] = _FIELDS[field].options.index(value)
+            case _:
+                encoded = value.encode() if isinstance(value, str) else _json_encode(value)
+                lines.value[field, i] = (end + len(added)) << 32 | len(encoded)
+                added += encoded
+        lines.present[field, i] = True
+
+
+def _columns(source: NDArray[np.uint8], lines: _Lines) -> tuple[dict[str, Numbers], dict[str, pa.Array]]:
+    numbers: dict[str, Numbers] = {}
+    texts: dict[str, pa.Array] = {}
+    for i in np.flatnonzero(lines.present.any(axis=1)).tolist():
+        # Copied: what is kept for long must not keep the columns of every field that there is.
+        field, value, present = _FIELDS[i], lines.value[i].copy(), lines.present[i].copy()
+        match field.holds:
+            case scan.TEXT:
+                texts[field.name] = _gathered(source, value, present)
+            case scan.OBJECT | scan.OTHER:
+                encoded = _gathered(source, value, present).dictionary_encode()
+                # Senders differ in spaces, and an object may say a name twice.
+                plain = [_plain_object(json) for json in encoded.dictionary.to_pylist()]
+                texts[field.name] = pa.array(plain, pa.string()).take(encoded.indices)
+            case scan.REAL:
+                numbers[field.name] = Numbers(value.view(np.float64), present)
+            case _:
+                numbers[field.name] = Numbers(value, present)
+    for name, (i, default) in _DEFAULTS.items():
+        if not lines.present[i].all():
+            said = texts.get(name, pa.scalar("", pa.string()))
+            texts[name] = pc.if_else(pa.array(lines.present[i]), said, default)
+    return numbers, texts
+
+
+def _gathered(source: NDArray[np.uint8], spans: NDArray[np.int64], present: NDArray[np.bool_]) -> pa.Array:
+    offsets = np.empty(len(spans) + 1, dtype=np.int32)
+    out = np.empty(int((spans & 0xFFFFFFFF).sum(where=present)) + 8, dtype=np.uint8)
+    scan.gather(source, spans, present, offsets, out)
+    return pa.StringArray.from_buffers(len(spans), pa.py_buffer(offsets), pa.py_buffer(out))
+
+
+def _plain_object(json: str) -> str:
+    """An object of text or counts as we write it; nothing for one that holds nothing."""
+    value = msgspec.json.decode(json) if json else {}
+    return _json_encode(value).decode() if value else ""
+
+
+def _normalise_usage(event: Event) -> Reject | None:
+    """Read the provider's own usage object into the event's counts, unless it has counts already."""
+    if not isinstance(event, Outcome) or event.provider_usage is None or event.input_tokens is not None:
+        return None
     try:
-        events = _lean.decode_lines(joined)
-        if events is None:
-            events = _full.decode_lines(joined)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, ValueError, OverflowError):
-        return counts, None
-    if len(events) != len(newline) + 1:
-        return counts, None
-    return counts, events
+        usage = read_usage(event.provider, event.provider_usage, event.model)
+    except UsageError as error:
+        return Reject("invalid_usage", str(error))
+    for name in usage.__struct_fields__:
+        value = getattr(usage, name)
+        if value is not None:
+            setattr(event, name, value)
+    return None
+
+
+def prepare() -> None:
+    """Compile, or load what was compiled, so that the first events need not wait for it."""
+    first = Call(at_ms=0, gateway="g", call_id="c", started_at_ms=0, provider="p", model="m")
+    for _ in decode_values([encode(first)]):
+        pass
+
+
+if __name__ == "__main__":
+    prepare()

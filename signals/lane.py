@@ -8,38 +8,32 @@ everything fed so far. What may be acknowledged, and when, is the caller's busin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 from msgspec import Struct
-from msgspec.structs import asdict
 from numpy.typing import NDArray
 
 from gatewatch.events import (
-    KINDS,
+    Call,
     CallEvent,
     Evaluation,
-    Event,
     Feedback,
     Outcome,
     Reject,
+    Request,
     Resource,
     decode_record,
-    split_record,
 )
-from gatewatch.usage import UsageError, read_usage
 from signals.chunk import FAMILIES, WINDOW_S, Chunk, ChunkTotals, Measured
-from signals.column import CallBatch, read_fields
-from signals.decoder import FULL_KIND, decode_values
+from signals.column import CallBatch
+from signals.decoder import KIND_NAMES, Piece, decode_values
 from signals.sequence import SequenceRanges
 
 __all__ = ["DeadLetter", "Lane", "LaneRows", "Rules"]
 
 _SLICE_BYTES: Final = 512 * 1024
-_KIND_CODE: Final[dict[type[Event], int]] = {struct: code for code, struct in enumerate(KINDS.values())}
-_KIND_NAMES: Final = list(KINDS)
 
 
 class Rules(Struct, frozen=True):
@@ -255,7 +249,7 @@ class Lane:
             calls=self._calls,
             texts=self._texts,
             placed=self._placed,
-            dead_letters=self._dead,
+            dead_letters=sorted(self._dead, key=lambda letter: (letter.offset, letter.line)),
             chunks=self._versions,
             reopened=sorted(self._reopened),
         )
@@ -274,147 +268,83 @@ class Lane:
         open_.records += len(pending)
         open_.last_offset = pending[-1][0]
         open_.appended_to_ms = max(open_.appended_to_ms, max(record[1] for record in pending))
-        values = [record[2] for record in pending]
-        counts, events = decode_values(values)
-        if events is None:
-            self._decode_slowly(pending)
-            return
-        offsets = [record[0] for record in pending]
-        appended = np.repeat(np.array([record[1] for record in pending], dtype=np.int64), counts)
-        self._take(events, appended, offsets, counts, values)
-
-    def _decode_slowly(self, pending: Sequence[tuple[int, int, bytes]]) -> None:
-        """Record by record, and line by line in the records that hold something else than events."""
         for offset, appended_ms, value in pending:
-            counts, events = decode_values([value])
-            if events is not None:
-                self._take(events, np.full(len(events), appended_ms), [offset], counts, [value])
-                continue
-            good: list[Event] = []
-            lines: list[int] = []
-            raw = split_record(value)
-            for line, decoded in enumerate(decode_record(value)):
-                if isinstance(decoded, Reject):
-                    body = raw[line] if raw else value
-                    self._dead_letter(offset, line, appended_ms, decoded, body)
-                else:
-                    good.append(decoded)
-                    lines.append(line)
-            if good:
-                kept = [raw[line] for line in lines]
-                self._take(good, np.full(len(good), appended_ms), [offset], [len(good)], kept, lines)
+            if not value or value.isspace():
+                (reject,) = decode_record(value)
+                assert isinstance(reject, Reject)
+                self._dead_letter(offset, 0, appended_ms, reject, value)
+        offsets = [record[0] for record in pending]
+        appended = np.array([record[1] for record in pending], dtype=np.int64)
+        for piece in decode_values([record[2] for record in pending]):
+            for record, line, value, reject in piece.rejects:
+                self._dead_letter(offsets[record], line, int(appended[record]), reject, value)
+            if len(piece):
+                self._take(piece, appended[piece.record], offsets)
 
     def _dead_letter(self, offset: int, line: int, appended_ms: int, reject: Reject, value: bytes) -> None:
         self._dead.append(DeadLetter(offset, line, appended_ms, reject.reason, reject.detail, value))
         self._open.rejected.append((reject.reason, appended_ms))
 
-    def _take(
-        self,
-        events: list[Event],
-        appended: NDArray[np.int64],
-        offsets: list[int],
-        counts: Sequence[int],
-        values: list[bytes],
-        lines: list[int] | None = None,
-    ) -> None:
-        """Take decoded events: ``counts[i]`` of them stood in the record at ``offsets[i]``."""
-        ends = np.cumsum(counts)
-        split: dict[int, list[bytes]] = {}
-
-        def place(index: int) -> tuple[int, int]:
-            if lines is not None:
-                return offsets[0], lines[index]
-            record = int(np.searchsorted(ends, index, side="right"))
-            return offsets[record], index - int(ends[record] - counts[record])
-
-        def raw_line(index: int) -> bytes:
-            if lines is not None:
-                return values[index]
-            record = int(np.searchsorted(ends, index, side="right"))
-            if record not in split:
-                split[record] = split_record(values[record])
-            return split[record][index - int(ends[record] - counts[record])]
-
+    def _take(self, piece: Piece, appended: NDArray[np.int64], offsets: list[int]) -> None:
+        """Take decoded events, of records that were appended then and stand at ``offsets``."""
         open_ = self._open
-        fields = _Fields(events)
-        open_.seq.append(fields.numbers("seq", otherwise=-1))
-        open_.emitter.append(fields.strings("emitter_id"))
-        accepted = np.ones(len(events), dtype=np.bool_)
+        open_.seq.append(_numbers(piece, "seq"))
+        open_.emitter.append(_strings(piece, "emitter_id"))
+        refused = piece.refused | self._impossible_times(piece, appended)
+        accepted = np.ones(len(piece), dtype=np.bool_)
         open_.accepted.append(accepted)
-        refused, changed = self._refusals(events, fields, appended)
         if refused:
             # They did arrive, so their numbers stay: a refused event is no gap.
             accepted[list(refused)] = False
-            for index, reject in refused.items():
-                self._dead_letter(*place(index), int(appended[index]), reject, raw_line(index))
-            kept = np.flatnonzero(accepted).tolist()
-            places = [place(index) for index in kept]
-            events = [events[index] for index in kept]
-            appended = appended[kept]
-            if not events:
+            for row in sorted(refused):
+                line, value = piece.line(row)
+                self._dead_letter(offsets[piece.record[row]], line, int(appended[row]), refused[row], value)
+            piece, appended = piece.take(accepted), appended[accepted]
+            if not len(piece):
                 return
-        if refused or changed:
-            fields = _Fields(events)
-        n = len(events)
+        n = len(piece)
         self._events += n
-        open_.kind.append(fields.kind)
-        open_.at.append(fields.numbers("at_ms"))
+        open_.kind.append(piece.kind)
+        open_.at.append(_numbers(piece, "at_ms"))
         open_.appended.append(appended)
-        open_.gateway.append(fields.strings("gateway"))
-        for struct, at, same in fields.by_kind():
-            if issubclass(struct, CallEvent):
-                lists, arrays = fields.of(struct, same)
-                open_.calls.add(struct, lists, at + open_.positions, arrays)
-                self._texts.extend(_texts(lists))
+        open_.gateway.append(_strings(piece, "gateway"))
+        calls = np.ones(n, dtype=np.bool_)
+        for row, event in piece.events.items():
+            if isinstance(event, CallEvent):
+                self._texts.extend(_texts(event))
             else:
-                for i, event in zip(at.tolist(), same, strict=True):
-                    offset, line = places[i] if refused else place(i)
-                    self._placed.append(Placed(offset, line, event))
+                calls[row] = False
+                self._placed.append(Placed(offsets[piece.record[row]], piece.line(row)[0], event))
+        position = np.arange(open_.positions, open_.positions + n)
+        if calls.all():
+            open_.calls.add(piece, position)
+        elif calls.any():
+            open_.calls.add(piece.take(calls), position[calls])
         open_.positions += n
 
-    def _refusals(
-        self, events: list[Event], fields: _Fields, appended: NDArray[np.int64]
-    ) -> tuple[dict[int, Reject], bool]:
-        """Events that are well-formed and still cannot be taken: impossible times, contradictory usage.
-
-        Returns
-        -------
-        The refusals by index, and whether events were changed: usage that a gateway sent as its provider
-        gave it is read into the event's counts here.
-        """
+    def _impossible_times(self, piece: Piece, appended: NDArray[np.int64]) -> dict[int, Reject]:
+        """Events, by row, whose times cannot be, seen from when they reached the broker."""
         refused: dict[int, Reject] = {}
-        changed = False
-        at = fields.numbers("at_ms")
-        started = fields.numbers("started_at_ms", otherwise=-1)
+        at = _numbers(piece, "at_ms")
+        started = _numbers(piece, "started_at_ms")
         earliest = np.where(started < 0, at, np.minimum(at, started))
-        latest = np.maximum(at, started)
         old = earliest < appended - self.rules.max_age_ms
-        ahead = latest > appended + self.rules.max_skew_ms
+        ahead = np.maximum(at, started) > appended + self.rules.max_skew_ms
         if old.any() or ahead.any():
-            for index in np.flatnonzero(old).tolist():
+            for row in np.flatnonzero(old).tolist():
                 days = self.rules.max_age_ms / 86_400_000
-                refused[index] = Reject(
+                refused[row] = Reject(
                     "event_too_old",
                     f"the event's time is more than {days:g} days before it reached the broker; "
                     "check the gateway's clock and that times are milliseconds since 1970",
                 )
-            for index in np.flatnonzero(ahead).tolist():
-                refused[index] = Reject(
+            for row in np.flatnonzero(ahead).tolist():
+                refused[row] = Reject(
                     "event_in_future",
                     f"the event's time is more than {self.rules.max_skew_ms / 1000:g} s after it reached the "
                     "broker; check the gateway's clock and that times are milliseconds since 1970",
                 )
-        raw = fields.read("provider_usage")
-        if raw.count(None) < len(raw):
-            # Usage is read into fields that a lean struct may not have (signals.decoder).
-            events[:] = [_in_full(event) for event in events]
-            for index, usage in enumerate(raw):
-                if usage is not None:
-                    changed = True
-                    reject = _normalise_usage(events[index])
-                    if reject is not None:
-                        refused[index] = reject
-        return refused, changed
+        return refused
 
     # -- aggregation ---------------------------------------------------------------------------
 
@@ -447,7 +377,7 @@ class Lane:
                     duplicate=duplicate,
                     gateway=pa.chunked_array(open_.gateway).combine_chunks(),
                     kind=np.concatenate(open_.kind),
-                    kinds=_KIND_NAMES,
+                    kinds=KIND_NAMES,
                     calls=table,
                 )
             )
@@ -476,108 +406,24 @@ class Lane:
         open_.reset()
 
 
-class _Fields:
-    """Fields of many events, each read once: reading a field costs as much as decoding it."""
-
-    def __init__(self, events: list[Event]) -> None:
-        self._events = events
-        types = set(map(type, events))
-        self._lists: dict[str, list[Any]] = {}
-        self._arrays: dict[str, pa.Array] = {}
-        self._all_read = False
-        self._only: type[Event] | None = None
-        if len(types) == 1:
-            self._only = only = FULL_KIND[next(iter(types))]
-            self.kind = np.full(len(events), _KIND_CODE[only], dtype=np.int64)
-            self._all_read = issubclass(only, CallEvent)
-            if self._all_read:
-                self._lists = read_fields(events)
-        else:
-            code = {struct: _KIND_CODE[FULL_KIND[struct]] for struct in types}
-            self.kind = np.fromiter((code[type(event)] for event in events), np.int64, len(events))
-
-    def read(self, field: str) -> list[Any]:
-        """A field of every event; None where the kind has none such."""
-        found = self._lists.get(field)
-        if found is None:
-            if self._all_read:
-                return [None] * len(self._events)
-            found = self._lists[field] = [getattr(event, field, None) for event in self._events]
-        return found
-
-    def numbers(self, field: str, otherwise: int = 0) -> NDArray[np.int64]:
-        """A field of integers; ``otherwise`` where an event has none."""
-        array = self._arrays.get(field)
-        if array is None:
-            values = self.read(field)
-            if None in values:
-                values = [otherwise if value is None else value for value in values]
-                return np.array(values, dtype=np.int64)
-            array = self._arrays[field] = pa.array(values, pa.int64())
-        numbers: NDArray[np.int64] = array.to_numpy()
-        return numbers
-
-    def strings(self, field: str) -> pa.Array:
-        """A field of text."""
-        array = self._arrays.get(field)
-        if array is None:
-            array = self._arrays[field] = _strings(self.read(field))
-        return array
-
-    def by_kind(self) -> Iterator[tuple[type[Event], NDArray[np.int64], list[Any]]]:
-        """The events of each kind, with their places."""
-        if self._only is not None:
-            yield self._only, np.arange(len(self._events)), self._events
-            return
-        for struct, code in _KIND_CODE.items():
-            at = np.flatnonzero(self.kind == code)
-            if len(at):
-                yield struct, at, [self._events[i] for i in at.tolist()]
-
-    def of(
-        self, struct: type[CallEvent], events: list[CallEvent]
-    ) -> tuple[dict[str, list[Any]], dict[str, pa.Array]]:
-        """All fields of the events of one kind, and those of them that are arrays already."""
-        return (self._lists, self._arrays) if self._only is struct else (read_fields(events), {})
+def _numbers(piece: Piece, field: str) -> NDArray[np.int64]:
+    """A field of integers; -1 where an event has none."""
+    numbers = piece.numbers.get(field)
+    if numbers is None:
+        return np.full(len(piece), -1, dtype=np.int64)
+    return np.where(numbers.present, numbers.values, -1)
 
 
-def _strings(values: list[str]) -> pa.Array:
-    if values[0] == values[-1] and values.count(values[0]) == len(values):
-        return pa.repeat(pa.scalar(values[0], pa.string()), len(values))
-    return pa.array(values, pa.string())
+def _strings(piece: Piece, field: str) -> pa.Array:
+    """A field of text."""
+    strings = piece.texts.get(field)
+    return pa.repeat(pa.scalar("", pa.string()), len(piece)) if strings is None else strings
 
 
-def _in_full(event: Event) -> Event:
-    """An event as the contract's own struct, with every field of its kind."""
-    kind = FULL_KIND[type(event)]
-    return event if type(event) is kind else kind(**asdict(event))
-
-
-def _normalise_usage(event: Event) -> Reject | None:
-    """Read the provider's own usage object into the event's counts, unless it has counts already."""
-    if not isinstance(event, Outcome) or event.provider_usage is None or event.input_tokens is not None:
-        return None
-    try:
-        usage = read_usage(event.provider, event.provider_usage, event.model)
-    except UsageError as error:
-        return Reject("invalid_usage", str(error))
-    for name in usage.__struct_fields__:
-        value = getattr(usage, name)
-        if value is not None:
-            setattr(event, name, value)
-    return None
-
-
-def _texts(lists: dict[str, list[Any]]) -> list[Text]:
-    call_ids = lists["call_id"]
-    nothing = [None] * len(call_ids)
-    before, after = lists.get("input_text", nothing), lists.get("output_text", nothing)
-    if before.count(None) == after.count(None) == len(call_ids):
+def _texts(event: CallEvent) -> list[Text]:
+    """The texts of an event, where somebody asked for them to be sent."""
+    asked = event.input_text if isinstance(event, Request | Call) else None
+    answered = event.output_text if isinstance(event, Outcome) else None
+    if asked is None and answered is None:
         return []
-    return [
-        Text(call_id, started_at_ms, asked, answered)
-        for call_id, started_at_ms, asked, answered in zip(
-            call_ids, lists["started_at_ms"], before, after, strict=True
-        )
-        if asked is not None or answered is not None
-    ]
+    return [Text(event.call_id, event.started_at_ms, asked, answered)]

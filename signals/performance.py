@@ -117,7 +117,7 @@ def _labelled(column: str, *, without: str = "") -> Callable[[pa.Table], Iterato
 def _tokens(column: str) -> Callable[[pa.Table], Iterator[Selected]]:
     def select_tokens(table: pa.Table) -> Iterator[Selected]:
         if column in table.column_names:
-            encoded = pc.fill_null(table[column], 0).to_numpy()
+            encoded = table[column].to_numpy()
             # What a running stream has produced so far is no call's total.
             rows = np.flatnonzero(encoded >> RANK_SHIFT >= RANK_ESTIMATED)
             yield "", rows, encoded[rows] & ((1 << RANK_SHIFT) - 1)
@@ -128,7 +128,7 @@ def _tokens(column: str) -> Callable[[pa.Table], Iterator[Selected]]:
 def _times(column: str) -> Callable[[pa.Table], Iterator[Selected]]:
     def select_times(table: pa.Table) -> Iterator[Selected]:
         if column in table.column_names:
-            encoded = pc.fill_null(table[column], 0).to_numpy()
+            encoded = table[column].to_numpy()
             rows = np.flatnonzero(encoded)
             yield "", rows, encoded[rows] - 1
 

@@ -29,6 +29,7 @@ from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
 from signals.chunk import WINDOW_S
+from signals.decoder import prepare
 from signals.lane import Lane, LaneRows, Rules
 from sinks.clickhouse import Sink, SinkError
 from sinks.closing import checkpoints
@@ -622,6 +623,7 @@ def run(settings: Settings) -> None:
     pa.set_cpu_count(1)
     # pyarrow imports pandas with its first array, half a second: before records flow, not among them.
     pa.array([0])
+    prepare()
     # Decoded events form no cycles; collecting the young generation for each thousand of them is waste.
     gc.set_threshold(50_000, 20, 20)
     # Nor is it worth looking again and again through what was imported.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gatewatch.events import Call, Event, encode
+from signals.decoder import Piece, decode_values
 
-__all__ = ["T0_MS", "call", "record"]
+__all__ = ["T0_MS", "call", "pieces", "record"]
 
 T0_MS: Final = 1_760_000_040_000
 """A window's start in October 2025, in milliseconds."""
@@ -30,3 +31,8 @@ def call(number: int, **fields: Any) -> Call:
 def record(*events: Event | bytes) -> bytes:
     """A Kafka record's value: one line each; bytes are taken as a line as they are."""
     return b"\n".join(line if isinstance(line, bytes) else encode(line) for line in events)
+
+
+def pieces(*events: Any) -> list[Piece]:
+    """Events as a lane decodes them, from one record."""
+    return list(decode_values([record(*events)]))

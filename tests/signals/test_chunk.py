@@ -11,10 +11,10 @@ import pytest
 
 from gatewatch.events import Call, CallEvent, Token
 from signals.chunk import SIGNALS, Chunk, Measured, series_name
-from signals.column import CallBatch, read_fields
+from signals.column import CallBatch
 from signals.signal import CUTS
 from signals.sketch import bucket_of
-from tests.event import T0_MS, call
+from tests.event import T0_MS, call, pieces
 
 WINDOW = T0_MS // 1000
 
@@ -24,8 +24,8 @@ def add(
 ) -> None:
     """Add events; ``late`` and ``duplicate`` name some by their place."""
     batch = CallBatch()
-    for position, event in enumerate(events):
-        batch.add(type(event), read_fields([event]), np.array([position]))
+    for piece in pieces(*events):
+        batch.add(piece, np.arange(len(piece)))
     n = len(events)
     kinds = sorted({str(type(event).__struct_config__.tag) for event in events})
     chunk.add(
@@ -79,27 +79,13 @@ def test_series_past_the_limit_are_counted_together_in_the_order_of_their_first_
     }
 
 
-def test_the_limit_counts_events_in_their_order_though_kinds_are_stored_apart() -> None:
-    """Two kinds come as two tables; the second event's series must not overtake the first one's."""
-    token: dict[str, Any] = {"gateway": "eu-1", "provider": "openai", "started_at_ms": T0_MS - 500}
-    events = [
-        Token(at_ms=T0_MS, call_id="t", model="first", ttft_ms=5.0, **token),
-        Call(at_ms=T0_MS, call_id="c", model="second", ttft_ms=5.0, **token),
-    ]
+def test_the_limit_counts_events_in_their_order_whatever_their_kinds() -> None:
+    common: dict[str, Any] = {"gateway": "eu-1", "provider": "openai", "started_at_ms": T0_MS - 500}
     chunk = Chunk(1)
-    batch = CallBatch()
-    batch.add(Call, read_fields([events[1]]), np.array([1]))
-    batch.add(Token, read_fields([events[0]]), np.array([0]))
-    chunk.add(
-        Measured(
-            at_ms=np.array([T0_MS, T0_MS]),
-            late=np.zeros(2, dtype=bool),
-            duplicate=np.zeros(2, dtype=bool),
-            gateway=pa.array(["eu-1", "eu-1"]),
-            kind=np.array([0, 1]),
-            kinds=["token", "call"],
-            calls=batch.table(),
-        )
+    add(
+        chunk,
+        Token(at_ms=T0_MS, call_id="t", model="first", ttft_ms=5.0, **common),
+        Call(at_ms=T0_MS, call_id="c", model="second", ttft_ms=5.0, **common),
     )
     models = {series for _, _, series, _ in measured(chunk) if series.startswith('["model"')}
     assert models == {'["model","openai","first"]', '["model","__other__","__other__"]'}

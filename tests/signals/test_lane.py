@@ -57,7 +57,7 @@ def final_chunks(flushed: list[LaneRows]) -> dict[int, Any]:
 def stored_calls(flushed: list[LaneRows]) -> list[dict[str, Any]]:
     """Rows of calls without their unknown values, in an order of their own."""
     rows = [row for lane_rows in flushed for table in lane_rows.calls for row in table.to_pylist()]
-    known = [{name: value for name, value in row.items() if value not in (None, "", [])} for row in rows]
+    known = [{name: value for name, value in row.items() if value not in (0, "", [])} for row in rows]
     return sorted(known, key=repr)
 
 

@@ -222,8 +222,8 @@ class _ClockWorld(World):
         world = self
 
         class Clocked(Lane):
-            def _refusals(self, events: Any, fields: Any, appended: Any) -> Any:
-                return super()._refusals(events, fields, np.full_like(appended, world.now_ms))
+            def _impossible_times(self, piece: Any, appended: Any) -> Any:
+                return super()._impossible_times(piece, np.full_like(appended, world.now_ms))
 
         self.make_lane = Clocked
         super().__init__(sink)

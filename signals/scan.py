@@ -1,0 +1,557 @@
+"""The machine-near part of decoding: many lines of JSON in one pass, straight into columns.
+
+Compiled by numba when it is first used on a machine: some seconds, and the result is kept in
+``__pycache__`` (or below ``NUMBA_CACHE_DIR``); ``make prepare`` does it ahead.
+
+It reads only what it is certain of and says of every other line that it is not; those are left to
+:func:`gatewatch.events.decode_line`. So it knows no escapes, no whitespace but single spaces after a comma or
+colon, no exponents, no negative numbers and no nesting but flat objects of text: gateways that send any of
+these pay some microseconds for each such line.
+
+Reading eight bytes at a time follows "Bit Twiddling Hacks" (Anderson), *determine if a word has a byte
+less than n*. Decimals are read as in Clinger, "How to read floating point numbers accurately" (PLDI 1990):
+an integer below 2**53 divided by an exact power of ten is correctly rounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+__all__ = [
+    "BLANK",
+    "CODE",
+    "EVENT",
+    "FLAG",
+    "INTEGER",
+    "OBJECT",
+    "OTHER",
+    "PADDING",
+    "REAL",
+    "TEXT",
+    "UNCERTAIN",
+    "gather",
+    "scan",
+]
+
+TEXT: Final = 0
+"""Text; its value is where it stands: ``start << 32 | bytes``."""
+CODE: Final = 1
+"""One of a few names; its value is which one."""
+INTEGER: Final = 2
+REAL: Final = 3
+FLAG: Final = 4
+OBJECT: Final = 5
+"""A flat object of text; its value is where it stands, braces included."""
+OTHER: Final = 6
+"""Anything else: a line that has such a field is uncertain."""
+
+EVENT: Final = 0
+UNCERTAIN: Final = 1
+BLANK: Final = 2
+
+PADDING: Final = bytes(16)
+"""Has to follow the text: it is read in words of eight bytes, and no value goes on with a zero byte."""
+
+_DIGITS_MOST: Final = 18
+_EXACT: Final = 1 << 53
+_POWERS: Final = 10.0 ** np.arange(_DIGITS_MOST + 1)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _compiled(function: _F) -> _F:
+    """Compile at the first call, and keep the result where that can be written."""
+    compiled: Any
+    try:
+        compiled = njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # no such place: it is compiled at every start
+        compiled = njit(nogil=True)(function)
+    return cast(_F, compiled)
+
+
+# Its functions are called without their first parameter.
+_intrinsic: Final[Callable[[Callable[..., Any]], Callable[..., Any]]] = intrinsic
+
+
+@_intrinsic
+def _byte(_context: Any, base: Any, at: Any) -> Any:
+    """The byte at an address."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        address = builder.add(*arguments)
+        byte = builder.load(builder.inttoptr(address, ir.IntType(8).as_pointer()))
+        return builder.zext(byte, ir.IntType(64))
+
+    return types.int64(base, at), generate
+
+
+@_intrinsic
+def _word(_context: Any, base: Any, at: Any) -> Any:
+    """Eight bytes at any address, the first one lowest."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        address = builder.add(*arguments)
+        return builder.load(builder.inttoptr(address, ir.IntType(64).as_pointer()), align=1)
+
+    return types.uint64(base, at), generate
+
+
+@_intrinsic
+def _put_word(_context: Any, base: Any, at: Any, word: Any) -> Any:
+    """Write eight bytes at any address."""
+
+    def generate(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        address = builder.add(arguments[0], arguments[1])
+        builder.store(arguments[2], builder.inttoptr(address, ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return types.none(base, at, word), generate
+
+
+@_intrinsic
+def _zeros_below(_context: Any, word: Any) -> Any:
+    """How many bits below the lowest one that is set."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(word), generate
+
+
+_ONES: Final = np.uint64(0x0101010101010101)
+_TOPS: Final = np.uint64(0x8080808080808080)
+_QUOTES: Final = np.uint64(0x2222222222222222)
+_BACKSLASHES: Final = np.uint64(0x5C5C5C5C5C5C5C5C)
+_SPACES: Final = np.uint64(0x2020202020202020)
+
+_NEWLINE: Final = ord("\n")
+_SPACE: Final = ord(" ")
+_QUOTE: Final = ord('"')
+_COMMA: Final = ord(",")
+_COLON: Final = ord(":")
+_POINT: Final = ord(".")
+_OPEN: Final = ord("{")
+_CLOSE: Final = ord("}")
+_ZERO: Final = ord("0")
+_N: Final = ord("n")
+_NINE: Final = ord("9")
+_BACKSLASH: Final = ord("\\")
+
+_FOUR_BYTES: Final = np.uint64((1 << 32) - 1)
+_FIVE_BYTES: Final = np.uint64((1 << 40) - 1)
+_NULL: Final = np.uint64(int.from_bytes(b"null", "little"))
+_TRUE: Final = np.uint64(int.from_bytes(b"true", "little"))
+_FALSE: Final = np.uint64(int.from_bytes(b"false", "little"))
+
+
+@_compiled
+def _same(base: int, at: int, names: int, start: int, stop: int) -> bool:
+    """Whether the bytes at ``at`` are those of a name."""
+    left = stop - start
+    while left >= 8:
+        if _word(base, at) != _word(names, start):
+            return False
+        at += 8
+        start += 8
+        left -= 8
+    if left == 0:
+        return True
+    differ = _word(base, at) ^ _word(names, start)
+    return bool((differ << np.uint64(64 - 8 * left)) == 0)
+
+
+@_compiled
+def _characters(base: int, at: int, end: int) -> int:
+    """Characters of UTF-8, or -1 where it is none (Unicode 15, table 3-7)."""
+    n = 0
+    while at < end:
+        first = _byte(base, at)
+        if first < 0x80:
+            more = 0
+        elif 0xC2 <= first <= 0xDF:
+            more = 1
+        elif 0xE0 <= first <= 0xEF:
+            more = 2
+        elif 0xF0 <= first <= 0xF4:
+            more = 3
+        else:
+            return -1
+        if at + more >= end:
+            return -1
+        if more:
+            second = _byte(base, at + 1)
+            if (
+                (first == 0xE0 and second < 0xA0)
+                or (first == 0xED and second > 0x9F)
+                or (first == 0xF0 and second < 0x90)
+                or (first == 0xF4 and second > 0x8F)
+            ):
+                return -1
+        for k in range(1, more + 1):
+            if _byte(base, at + k) & 0xC0 != 0x80:
+                return -1
+        at += more + 1
+        n += 1
+    return n
+
+
+@_compiled
+def _text_end(base: int, begin: int, least: int, most: int) -> int:
+    """Where the text that begins after a quote ends: at its closing quote; -1 when uncertain."""
+    at = begin
+    ascii_only = True
+    while True:
+        word = _word(base, at)
+        quote = word ^ _QUOTES
+        backslash = word ^ _BACKSLASHES
+        # Bits above a byte's own can be set wrongly, so the lowest one is looked at and the rest again.
+        special = ((quote - _ONES) & ~quote) | ((backslash - _ONES) & ~backslash) | (word - _SPACES) | word
+        special &= _TOPS
+        if special == 0:
+            at += 8
+            continue
+        at += _zeros_below(special) >> 3
+        byte = _byte(base, at)
+        if byte == _QUOTE:
+            break
+        if byte < _SPACE or byte == _BACKSLASH:
+            return -1
+        if byte >= 0x80:
+            ascii_only = False
+        at += 1
+    n = at - begin if ascii_only else _characters(base, begin, at)
+    return at if least <= n <= most else -1
+
+
+@_compiled
+def _integer(base: int, at: int) -> tuple[int, int]:
+    """A natural number and where it ends, or -1 for that."""
+    begin = at
+    number = 0
+    while True:
+        digit = _byte(base, at) - _ZERO
+        if digit < 0 or digit > 9:
+            break
+        number = number * 10 + digit
+        at += 1
+    digits = at - begin
+    if digits == 0 or digits > _DIGITS_MOST or (digits > 1 and _byte(base, begin) == _ZERO):
+        return 0, -1
+    return number, at
+
+
+@_compiled
+def _real(base: int, at: int) -> tuple[float, int]:
+    """A number that is not negative and where it ends, or -1 for that."""
+    number, end = _integer(base, at)
+    if end < 0:
+        return 0.0, -1
+    digits = end - at
+    decimals = 0
+    if _byte(base, end) == _POINT:
+        end += 1
+        begin = end
+        while True:
+            digit = _byte(base, end) - _ZERO
+            if digit < 0 or digit > 9:
+                break
+            number = number * 10 + digit
+            end += 1
+            if digits + end - begin > _DIGITS_MOST:
+                return 0.0, -1
+        decimals = end - begin
+        if decimals == 0:
+            return 0.0, -1
+    if number >= _EXACT:
+        return 0.0, -1
+    return number / _POWERS[decimals], end
+
+
+@_compiled
+def _literal(base: int, at: int) -> tuple[int, int]:
+    """``false`` as 0, ``true`` as 1, ``null`` as -1, and where it ends, or -1 for that."""
+    four = _word(base, at) & _FOUR_BYTES
+    if four == _TRUE:
+        return 1, at + 4
+    if four == _NULL:
+        return -1, at + 4
+    if _word(base, at) & _FIVE_BYTES == _FALSE:
+        return 0, at + 5
+    return 0, -1
+
+
+@_compiled
+def _object_end(base: int, at: int, most: int) -> int:
+    """Where a flat object of text ends, behind its brace; -1 when uncertain."""
+    at += 1
+    if _byte(base, at) == _CLOSE:
+        return at + 1
+    while True:
+        for part in range(2):
+            if _byte(base, at) != _QUOTE:
+                return -1
+            at = _text_end(base, at + 1, 0, most)
+            if at < 0:
+                return -1
+            at += 1
+            if part == 0:
+                if _byte(base, at) != _COLON:
+                    return -1
+                at += 1
+                if _byte(base, at) == _SPACE:
+                    at += 1
+        if _byte(base, at) == _CLOSE:
+            return at + 1
+        if _byte(base, at) != _COMMA:
+            return -1
+        at += 1
+        if _byte(base, at) == _SPACE:
+            at += 1
+
+
+@_compiled
+def _unknown_end(base: int, at: int) -> int:
+    """Where a field ends that nobody knows: its name, a colon, a plain value; -1 when uncertain."""
+    if _byte(base, at) != _QUOTE:
+        return -1
+    at = _text_end(base, at + 1, 0, 1 << 30)
+    if at < 0 or _byte(base, at + 1) != _COLON:
+        return -1
+    at += 2
+    if _byte(base, at) == _SPACE:
+        at += 1
+    if _byte(base, at) == _QUOTE:
+        end = _text_end(base, at + 1, 0, 1 << 30)
+        return end + 1 if end >= 0 else -1
+    if _byte(base, at) > _NINE:
+        return _literal(base, at)[1]
+    return _real(base, at)[1]
+
+
+@_compiled
+def scan(
+    text: NDArray[np.uint8],
+    at: int,
+    line_most: int,
+    names: NDArray[np.uint8],
+    name_at: NDArray[np.int64],
+    options: NDArray[np.uint8],
+    option_at: NDArray[np.int64],
+    first_option: NDArray[np.int64],
+    kind_of: NDArray[np.int64],
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+    real_low: NDArray[np.float64],
+    real_high: NDArray[np.float64],
+    nullable: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
+    required: NDArray[np.int64],
+    follows: NDArray[np.int64],
+    value: NDArray[np.int64],
+    real: NDArray[np.float64],
+    present: NDArray[np.bool_],
+    status: NDArray[np.int8],
+    starts: NDArray[np.int64],
+) -> tuple[int, int]:
+    """Read lines into columns, as many as there is room for.
+
+    Parameters
+    ----------
+    text
+        Lines, followed by :data:`PADDING`.
+    at
+        Where the first line begins.
+    line_most
+        Longer lines, in bytes, are uncertain.
+    names, name_at
+        The quoted field names with their colons, one after the other, and where each begins; shape
+        (fields + 1,). Field 0 says what kind of event a line holds and must come first in it.
+    options, option_at, first_option
+        The same for the quoted names of all ``CODE`` fields, and each field's first one.
+    kind_of, low, high, real_low, real_high, nullable
+        For each field: what it holds; bounds of a number, or of a text's characters; whether it may be
+        null.
+    allowed, required
+        For each kind of event: the fields that it has, shape (kinds, fields), and those that it must
+        have, shape (kinds, most), filled up with field 0.
+    follows
+        For each field, and once more for the start, which field came after it last time; learned here.
+    value, real, present
+        Columns, shape (fields, room); ``real`` is the same memory as ``value``, and all of ``present`` must
+        be false. Only present values are written.
+    status, starts
+        For each line: ``EVENT``, ``UNCERTAIN`` or ``BLANK``, and where it begins.
+
+    Returns
+    -------
+    How many lines were read, and where the next one begins: past the text's end when there is none.
+    """
+    base = text.ctypes.data
+    name_base = names.ctypes.data
+    option_base = options.ctypes.data
+    size = len(text) - len(PADDING)
+    fields = len(kind_of)
+    seen = np.full(fields, -1, np.int64)
+    line = 0
+    while at <= size and line < value.shape[1]:
+        begin = at
+        starts[line] = begin
+        kind = -1
+        previous = fields
+        well = False
+        if _byte(base, at) == _OPEN:
+            at += 1
+            while True:
+                field = follows[previous]
+                if not _same(base, at, name_base, name_at[field], name_at[field + 1]):
+                    field = -1
+                    for candidate in range(fields):
+                        if _same(base, at, name_base, name_at[candidate], name_at[candidate + 1]):
+                            field = candidate
+                            follows[previous] = field
+                            break
+                if field < 0:
+                    end = -1 if kind < 0 else _unknown_end(base, at)
+                    if end < 0:
+                        break
+                    at = end
+                else:
+                    if seen[field] == line:
+                        break
+                    seen[field] = line
+                    if field == 0:
+                        if previous != fields:
+                            break
+                    elif kind < 0 or not allowed[kind, field]:
+                        break
+                    at += name_at[field + 1] - name_at[field]
+                    first = _byte(base, at)
+                    if first == _SPACE:
+                        at += 1
+                        first = _byte(base, at)
+                    holds = kind_of[field]
+                    if first == _N:
+                        truth, at = _literal(base, at)
+                        if at < 0 or not nullable[field]:
+                            break
+                    elif holds == TEXT:
+                        if first != _QUOTE:
+                            break
+                        end = _text_end(base, at + 1, low[field], high[field])
+                        if end < 0:
+                            break
+                        value[field, line] = ((at + 1) << 32) | (end - at - 1)
+                        present[field, line] = True
+                        at = end + 1
+                    elif holds == INTEGER:
+                        number, at = _integer(base, at)
+                        if at < 0 or number < low[field] or number > high[field]:
+                            break
+                        value[field, line] = number
+                        present[field, line] = True
+                    elif holds == REAL:
+                        fraction, at = _real(base, at)
+                        if at < 0 or fraction < real_low[field] or fraction > real_high[field]:
+                            break
+                        real[field, line] = fraction
+                        present[field, line] = True
+                    elif holds == CODE:
+                        code = -1
+                        for option in range(first_option[field], first_option[field + 1]):
+                            if _same(base, at, option_base, option_at[option], option_at[option + 1]):
+                                code = option - first_option[field]
+                                at += option_at[option + 1] - option_at[option]
+                                break
+                        if code < 0:
+                            break
+                        value[field, line] = code
+                        present[field, line] = True
+                        if field == 0:
+                            kind = code
+                    elif holds == FLAG:
+                        truth, at = _literal(base, at)
+                        if at < 0:
+                            break
+                        value[field, line] = truth
+                        present[field, line] = True
+                    elif holds == OBJECT:
+                        if first != _OPEN:
+                            break
+                        end = _object_end(base, at, high[field])
+                        if end < 0:
+                            break
+                        value[field, line] = (at << 32) | (end - at)
+                        present[field, line] = True
+                        at = end
+                    else:
+                        break
+                    previous = field
+                following = _byte(base, at)
+                if following == _COMMA:
+                    at += 1
+                    if _byte(base, at) == _SPACE:
+                        at += 1
+                    continue
+                if following == _CLOSE:
+                    at += 1
+                    well = at == size or _byte(base, at) == _NEWLINE
+                break
+        if well and at - begin <= line_most:
+            status[line] = EVENT
+            for i in range(required.shape[1]):
+                if not present[required[kind, i], line]:
+                    status[line] = UNCERTAIN
+        else:
+            at = begin
+            status[line] = BLANK
+            while at < size and _byte(base, at) != _NEWLINE:
+                byte = _byte(base, at)
+                if byte != _SPACE and (byte < 9 or byte > 13):
+                    status[line] = UNCERTAIN
+                at += 1
+        if status[line] != EVENT:
+            present[:, line] = False
+        at += 1
+        line += 1
+    starts[line] = at
+    return line, at
+
+
+@_compiled
+def gather(
+    text: NDArray[np.uint8],
+    spans: NDArray[np.int64],
+    present: NDArray[np.bool_],
+    offsets: NDArray[np.int32],
+    out: NDArray[np.uint8],
+) -> None:
+    """Copy pieces of a text together, as Arrow keeps strings.
+
+    Parameters
+    ----------
+    spans
+        ``start << 32 | bytes`` of each, shape (n,); what is not present is empty.
+    offsets
+        Shape (n + 1,), written.
+    out
+        Room for all bytes and seven more, written.
+    """
+    source = text.ctypes.data
+    target = out.ctypes.data
+    written = 0
+    for i in range(len(spans)):
+        offsets[i] = written
+        if present[i]:
+            start = spans[i] >> 32
+            length = spans[i] & 0xFFFFFFFF
+            for k in range(0, length, 8):
+                _put_word(target, written + k, _word(source, start + k))
+            written += length
+    offsets[len(spans)] = written
