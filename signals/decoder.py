@@ -40,6 +40,8 @@ KIND_NAMES: Final = list(KINDS)
 
 _LINES_MOST: Final = 4096
 """Lines of a piece: bounds the memory that a record of empty lines can take."""
+_LINE_BYTES: Final = 256
+"""Room is made for so short lines; where they are shorter there are more pieces."""
 
 _TAGS: Final = [tag for tag, kind in KINDS.items() if issubclass(kind, CallEvent)]
 _json_encode: Final = msgspec.json.Encoder().encode
@@ -160,16 +162,18 @@ class Text:
     def __init__(self, values: Sequence[bytes]) -> None:
         bodies = [value.removesuffix(b"\n") for value in values]
         self.joined = b"\n".join(bodies)
-        self.record = np.repeat(np.arange(len(bodies)), [body.count(b"\n") + 1 for body in bodies])
-        """Each line's record; shape (lines,)."""
-        self._begins = np.cumsum([0, *(len(body) + 1 for body in bodies)]).tolist()
+        self._begins = np.cumsum([0, *(len(body) + 1 for body in bodies[:-1])])
         self._counted = (-1, 0, 0)
+
+    def records(self, begins: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Index of the record of each line, by where the line begins."""
+        return np.searchsorted(self._begins, begins, side="right") - 1
 
     def number(self, record: int, begin: int) -> int:
         """The number within its record of the line that begins there; blank lines are not numbered."""
         counted, upto, lines = self._counted
         if counted != record or upto > begin:
-            upto, lines = self._begins[record], 0
+            upto, lines = int(self._begins[record]), 0
         lines += len(split_record(self.joined[upto:begin]))
         self._counted = (record, begin, lines)
         return lines
@@ -229,8 +233,8 @@ def decode_values(values: Sequence[bytes]) -> Iterator[Piece]:
     source = text.joined + scan.PADDING
     view = np.frombuffer(source, dtype=np.uint8)
     # Not a multiple of 4096 bytes from column to column, or all of them share a few lines of the cache.
-    room = min(len(text.record), _LINES_MOST) // 512 * 512 + 520
-    read = at = 0
+    room = min(len(text.joined) // _LINE_BYTES, _LINES_MOST) // 512 * 512 + 520
+    at = 0
     while at <= len(text.joined):
         value = np.empty((len(_FIELDS), room), dtype=np.int64)
         present = np.zeros((len(_FIELDS), room), dtype=np.bool_)
@@ -238,11 +242,9 @@ def decode_values(values: Sequence[bytes]) -> Iterator[Piece]:
         starts = np.empty(room + 1, dtype=np.int64)
         columns = (value, value.view(np.float64), present, status, starts)
         n, at = scan.scan(view, at, LIMITS.line_bytes, *_PLAN, *columns)
-        lines = _Lines(
-            text.record[read : read + n], status[:n], starts[: n + 1], value[:, :n], present[:, :n]
-        )
+        record = text.records(starts[:n])
+        lines = _Lines(record, status[:n], starts[: n + 1], value[:, :n], present[:, :n])
         yield _piece(text, source, lines)
-        read += n
 
 
 class _Lines(Struct, frozen=True):

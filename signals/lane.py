@@ -169,6 +169,8 @@ class Lane:
         self._open = _Open(floor, self.headless, rules)
         self._pending: list[tuple[int, int, bytes]] = []
         self.pending_bytes = 0
+        self.lines = 0
+        """So many lines were decoded since the beginning, rejects included."""
         self._reached_ms = 0
         self._begin()
 
@@ -278,6 +280,7 @@ class Lane:
         for piece in decode_values([record[2] for record in pending]):
             for record, line, value, reject in piece.rejects:
                 self._dead_letter(offsets[record], line, int(appended[record]), reject, value)
+            self.lines += len(piece) + len(piece.rejects)
             if len(piece):
                 self._take(piece, appended[piece.record], offsets)
 

@@ -1,4 +1,4 @@
-"""Faust's consumer with three of its habits changed: where it starts, how it waits, and what it waits for.
+"""Faust's consumer with four of its habits changed: where it starts, what it waits for, and how.
 
 Everything here leans on names that Faust 0.15.3 does not publish; that is why its version is pinned, and
 why nothing else of the worker touches them (``docs/decisions/faust-waits.md``).
@@ -7,13 +7,15 @@ why nothing else of the worker touches them (``docs/decisions/faust-waits.md``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import types
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final
 
 import aiokafka
 import aiokafka.conn
 import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
+from mode.services import WaitResults
 
 __all__ = ["FETCH_BYTES", "install"]
 
@@ -56,6 +58,40 @@ class _Consumer(Consumer):
             await asyncio.sleep(_BUFFER_FULL_S)
             return None, None
         return await super()._wait_next_records(timeout)
+
+    async def wait_first(self, *coros: Any, timeout: Any = None) -> WaitResults:
+        # Faust hands a record over in a task of its own, beside three more that may interrupt it, and cancels
+        # those again: most of what a record costs. The hand-over waits only where a buffer is full.
+        if len(coros) != 2 or timeout is not None or not isinstance(coros[0], types.CoroutineType):
+            return await super().wait_first(*coros, timeout=timeout)
+        hand_over, interruption = coros
+        try:
+            waits_for = hand_over.send(None)
+        except StopIteration as ended:
+            interruption.close()
+            # The agent's turn: what it does not take at once fills its buffer, and that pauses the fetching.
+            await asyncio.sleep(0)
+            return WaitResults([hand_over], [ended.value], False)
+        return await super().wait_first(_finish(hand_over, waits_for), interruption)
+
+
+async def _finish(begun: Coroutine[Any, Any, Any], waits_for: Any) -> Any:
+    """Go on with a coroutine that has been begun and waits."""
+    return await _rest_of(begun, waits_for)
+
+
+@types.coroutine
+def _rest_of(begun: Coroutine[Any, Any, Any], waits_for: Any) -> Generator[Any, Any, Any]:
+    while True:
+        try:
+            try:
+                answer = yield waits_for
+            except BaseException as error:
+                waits_for = begun.throw(error)
+            else:
+                waits_for = begun.send(answer)
+        except StopIteration as ended:
+            return ended.value
 
 
 def install(app: faust.App, on_seek: Callable[[Any], Awaitable[None]]) -> None:

@@ -309,14 +309,14 @@ class Worker:
                 gap = message.offset > partition.lane.through + 1
                 if gap and not await self._explain_gap(partition, message.tp, message.offset):
                     continue
-                value = message.value
+                lines, value = partition.lane.lines, message.value
                 partition.feed(message.offset, int(message.timestamp * 1000 + 0.5), value, message)
                 # Or the bytes of a whole unacknowledged chunk would stay in memory.
                 message.value = event.value = message.key = event.key = message.headers = None
                 # A record that waits to be acknowledged, and a line whatever is in it, take memory, too.
-                self._fed_bytes += _RECORD_BYTES
+                self._fed_bytes += _RECORD_BYTES + _LINE_BYTES * (partition.lane.lines - lines)
                 if value:
-                    self._fed_bytes += len(value) + _LINE_BYTES * (1 + value.count(b"\n"))
+                    self._fed_bytes += len(value)
                 if self._fed_bytes > self.settings.pending_bytes // 2:
                     self._wake.set()
                 if self._fed_bytes > self.settings.pending_bytes:
