@@ -2,16 +2,16 @@
 
 ``python -m benchmarks.empty_agent KAFKA TOPIC RECORDS`` ends when it has seen so many records. It prints two
 lines, ``first T CPU`` and ``last T CPU``: the monotonic clock and the processor time of this process, both in
-seconds, when it saw the first record and the last. It has the worker's consumer, for with Faust's own it
-would wait where the worker does not, and the worker would look better than it is.
+seconds, when it saw the first record and the last. With ``--own-consumer`` it has the worker's consumer
+(`streams.consumer`) in place of Faust's, which says how much of the worker's speed is that.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 import os
-import sys
 import tempfile
 import time
 from typing import Any
@@ -26,10 +26,10 @@ async def _stay(_: Any) -> None:
     """Read on where Faust starts."""
 
 
-async def _run(kafka: str, topic: str, records: int, datadir: str) -> None:
+async def _run(options: argparse.Namespace, datadir: str) -> None:
     app = faust.App(
         f"empty-{os.getpid()}",
-        broker=f"kafka://{kafka}",
+        broker=f"kafka://{options.kafka}",
         datadir=datadir,
         store="memory://",
         web_enabled=False,
@@ -41,7 +41,8 @@ async def _run(kafka: str, topic: str, records: int, datadir: str) -> None:
         broker_max_poll_records=500,
         broker_session_timeout=30.0,
     )
-    install(app, _stay)
+    if options.own_consumer:
+        install(app, _stay)
     done = asyncio.Event()
     seen = 0
 
@@ -51,11 +52,11 @@ async def _run(kafka: str, topic: str, records: int, datadir: str) -> None:
             seen += 1
             if seen == 1:
                 print(f"first {time.monotonic()} {time.process_time()}", flush=True)
-            if seen == records:
+            if seen == options.records:
                 print(f"last {time.monotonic()} {time.process_time()}", flush=True)
                 done.set()
 
-    app.agent(app.topic(topic, value_type=bytes, value_serializer="raw"), concurrency=1)(do_nothing)
+    app.agent(app.topic(options.topic, value_type=bytes, value_serializer="raw"), concurrency=1)(do_nothing)
     await app.start()
     await done.wait()
     await app.stop()
@@ -64,10 +65,15 @@ async def _run(kafka: str, topic: str, records: int, datadir: str) -> None:
 def main() -> None:
     """Read the records."""
     logging.basicConfig(level=logging.ERROR)
-    kafka, topic, records = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.empty_agent")
+    parser.add_argument("kafka", help="host:port")
+    parser.add_argument("topic")
+    parser.add_argument("records", type=int, help="how many to read")
+    parser.add_argument("--own-consumer", action="store_true", help="with the worker's consumer")
+    options = parser.parse_args()
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as the worker does
     with tempfile.TemporaryDirectory() as datadir:
-        asyncio.run(_run(kafka, topic, records, datadir))
+        asyncio.run(_run(options, datadir))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ For 1, 10, 100 and 500 events a record, each on a fresh stack:
   stored is the time. The engine's processor time runs on until it has merged its parts;
 - in the same run, on an engine of its own, the engine's own path with the same bytes
   (`benchmarks.engine_path`: ``naive``, and ``tuned`` as the honest upper neighbour);
-- and a Faust agent on the same topic that does nothing.
+- and a Faust agent on the same topic that does nothing, once with Faust as it comes and once with the
+  worker's own consumer (`streams.consumer`).
 
 ``engine_ratio`` is our events per CPU second, worker and engine together, over the naive path's;
 ``tuned_ratio`` the same over the tuned path's. ``empty_agent_ratio`` is events per second over the
-empty agent's. Rows are counted after each run; a run that lost anything reports no speed and exits
-with 1. The machine is noisy: trust ratios within one run.
+empty agent's, ``own_consumer_ratio`` over those of the one with our consumer. Rows are counted after
+each run; a run that lost anything reports no speed and exits with 1. The machine is noisy: trust
+ratios within one run.
 """
 
 from __future__ import annotations
@@ -173,11 +175,11 @@ def _connect(port: int, data: Path) -> Sink:
             time.sleep(0.1)
 
 
-def _measure_empty_agent(stack: Stack, events: int, per_record: int) -> float:
+def _measure_empty_agent(stack: Stack, events: int, per_record: int, *options: str) -> float:
     """Events per second of a Faust agent that does nothing, on the same topic."""
     count = -(-events // per_record)
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.empty_agent", stack.bootstrap, EVENTS_TOPIC, str(count)],
+        [sys.executable, "-m", "benchmarks.empty_agent", stack.bootstrap, EVENTS_TOPIC, str(count), *options],
         capture_output=True,
         text=True,
         timeout=_WAIT_S,
@@ -195,6 +197,7 @@ def measure(per_record: int, events: int) -> dict[str, Any]:
         for name in [name for name in stack.pids if name.startswith("worker")]:
             stack.stop_worker(int(name.removeprefix("worker-")))
         empty = _measure_empty_agent(stack, events, per_record)
+        own_consumer = _measure_empty_agent(stack, events, per_record, "--own-consumer")
     naive = _measure_engine("naive", min(events, EVENTS[100]))
     tuned = _measure_engine("tuned", min(events, EVENTS[100]))
     return {
@@ -202,9 +205,11 @@ def measure(per_record: int, events: int) -> dict[str, Any]:
         "engine_ratio": round(ours["events_per_cpu_s"] / naive, 2),
         "tuned_ratio": round(ours["events_per_cpu_s"] / tuned, 2),
         "empty_agent_ratio": round(ours["events_per_s"] / empty, 2),
+        "own_consumer_ratio": round(ours["events_per_s"] / own_consumer, 2),
         "naive_events_per_cpu_s": round(naive),
         "tuned_events_per_cpu_s": round(tuned),
         "empty_agent_events_per_s": round(empty),
+        "own_consumer_events_per_s": round(own_consumer),
     }
 
 

@@ -265,13 +265,14 @@ def _piece(text: Text, source: bytes, lines: _Lines) -> Piece:
     refused: dict[int, Reject] = {}
     rejects: list[tuple[int, int, bytes, Reject]] = []
     added = bytearray()
-    for i in np.flatnonzero(lines.status == scan.UNCERTAIN).tolist():
-        begin, end = int(lines.starts[i]), int(lines.starts[i + 1]) - 1
+    uncertain = np.flatnonzero(lines.status == scan.UNCERTAIN).tolist()
+    begins, record_of = (lines.starts.tolist(), lines.record.tolist()) if uncertain else ([], [])
+    for i in uncertain:
+        begin, end = begins[i], begins[i + 1] - 1
         line = text.joined[begin:end]
         event = decode_line(line)
         if isinstance(event, Reject):
-            record = int(lines.record[i])
-            rejects.append((record, text.number(record, begin), line, event))
+            rejects.append((record_of[i], text.number(record_of[i], begin), line, event))
             continue
         reject = _normalise_usage(event)
         if reject is not None:

@@ -104,6 +104,7 @@ class LaneRows(Struct, frozen=True):
     """Offset of the last record of the last complete chunk, or -1: what may be acknowledged."""
     reached_ms: int
     """Append time of the last record."""
+    records: int
     events: int
     rejected: int
     calls: list[pa.Table]
@@ -182,6 +183,7 @@ class Lane:
         self._placed: list[Placed] = []
         self._dead: list[DeadLetter] = []
         self._reopened: set[int] = set()
+        self._records = 0
         self._events = 0
         self._fed = False
 
@@ -246,6 +248,7 @@ class Lane:
             through=self.through,
             complete_through=self._complete_through,
             reached_ms=self._reached_ms,
+            records=self._records,
             events=self._events,
             rejected=len(self._dead),
             calls=self._calls,
@@ -268,6 +271,7 @@ class Lane:
         if not open_.records:
             open_.appended_from_ms = pending[0][1]
         open_.records += len(pending)
+        self._records += len(pending)
         open_.last_offset = pending[-1][0]
         open_.appended_to_ms = max(open_.appended_to_ms, max(record[1] for record in pending))
         for offset, appended_ms, value in pending:
@@ -293,7 +297,7 @@ class Lane:
         open_ = self._open
         open_.seq.append(_numbers(piece, "seq"))
         open_.emitter.append(_strings(piece, "emitter_id"))
-        refused = piece.refused | self._impossible_times(piece, appended)
+        refused = self._impossible_times(piece, appended) | piece.refused
         accepted = np.ones(len(piece), dtype=np.bool_)
         open_.accepted.append(accepted)
         if refused:

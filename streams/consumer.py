@@ -1,7 +1,7 @@
 """Faust's consumer with four of its habits changed: where it starts, what it waits for, and how.
 
 Everything here leans on names that Faust 0.15.3 does not publish; that is why its version is pinned, and
-why nothing else of the worker touches them (``docs/decisions/faust-waits.md``).
+why nothing else of the worker touches them (``docs/decisions/faust-consumer.md``).
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ class Spoiled(Struct, frozen=True):
 class _Flush(Struct, frozen=True):
     """What one flush held."""
 
+    records: int
     lines: int
     rejects: int
     spoiled: int
@@ -63,6 +64,7 @@ class Verdict:
         rejects = sum(rows.rejected for _, rows in lanes)
         self._flushes.append(
             _Flush(
+                records=sum(rows.records for _, rows in lanes),
                 lines=sum(rows.events for _, rows in lanes) + rejects,
                 rejects=rejects,
                 spoiled=len({(number, letter.offset) for number, letter in letters}),
@@ -71,8 +73,14 @@ class Verdict:
             )
         )
         lines = sum(flush.lines for flush in self._flushes)
-        while lines - self._flushes[0].lines >= JUDGED_LINES:
-            lines -= self._flushes.popleft().lines
+        records = sum(flush.records for flush in self._flushes)
+        # Enough of both must stay: with thousands of lines a record, few records make a flush.
+        while (
+            lines - self._flushes[0].lines >= JUDGED_LINES
+            and records - self._flushes[0].records >= _SPOILED_RECORDS
+        ):
+            lines -= self._flushes[0].lines
+            records -= self._flushes.popleft().records
         rejects = sum(flush.rejects for flush in self._flushes)
         first = next((flush.first for flush in self._flushes if flush.first is not None), None)
         spoiled = sum(flush.spoiled for flush in self._flushes)

@@ -61,7 +61,7 @@ class Stack:
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "Stack", Stack)
     monkeypatch.setattr(throughput, "measure_worker", lambda *_: dict(WORKER))
-    monkeypatch.setattr(throughput, "_measure_empty_agent", lambda *_: 400_000.0)
+    monkeypatch.setattr(throughput, "_measure_empty_agent", lambda *args: 400_000.0 * (len(args) - 2))
     monkeypatch.setattr(throughput, "_measure_engine", lambda path, _: {"naive": 5e4, "tuned": 2e5}[path])
 
 
@@ -96,8 +96,9 @@ def test_the_last_line_has_the_figures_of_each_envelope(capsys: pytest.CaptureFi
     assert figures["rss_mib"] == WORKER["worker_rss_mib"]
     assert figures["by_envelope"].keys() == {"1", "100"}
     for found in figures["by_envelope"].values():
-        assert found.keys() >= {*WORKER, "engine_ratio", "tuned_ratio", "empty_agent_ratio"}
-        assert (found["engine_ratio"], found["tuned_ratio"], found["empty_agent_ratio"]) == (2.0, 0.5, 0.5)
+        ratios = ("engine_ratio", "tuned_ratio", "empty_agent_ratio", "own_consumer_ratio")
+        assert found.keys() >= {*WORKER, *ratios}
+        assert tuple(found[ratio] for ratio in ratios) == (2.0, 0.5, 0.5, 0.25)
 
 
 @pytest.mark.usefixtures("measured")

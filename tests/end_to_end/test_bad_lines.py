@@ -160,7 +160,8 @@ def committed(stack: Stack) -> dict[int, int]:
 @pytest.fixture
 def idle(tmp_path: Path) -> Iterator[Stack]:
     """A stack without workers, which may stop by itself."""
-    stack = Stack(tmp_path / "stack", 0, partitions=1, environment=ENVIRONMENT)
+    environment = ENVIRONMENT | {"GATEWATCH_FLUSH_INTERVAL_S": "5"}
+    stack = Stack(tmp_path / "stack", 0, partitions=1, environment=environment)
     stack.start()
     yield stack
     stack.stop()
@@ -168,8 +169,8 @@ def idle(tmp_path: Path) -> Iterator[Stack]:
 
 @pytest.mark.timeout(180)
 def test_a_topic_of_next_to_nothing_but_bad_lines_stops_worker_and_stack(idle: Stack) -> None:
-    # Each record is enough to judge by, so the first flush decides, whatever it holds; together they are
-    # more than a chunk, so that something could be acknowledged.
+    # The first flush holds all of them and decides; together they are more than a chunk, so that something
+    # could be acknowledged.
     bad = record(*[f'{{"prompt":"{SECRET}"}}'.encode()] * 2500)
     send(idle, *[bad] * (CHUNK_RECORDS + 5), record(encode(fresh(1))))
     shown = dead_letters(idle, "show", f"{EVENTS_TOPIC}/0/0/2499").stdout

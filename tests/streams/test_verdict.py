@@ -48,6 +48,20 @@ def test_one_file_sent_by_mistake_is_no_reason_to_stop() -> None:
     assert Verdict().judge([(0, flushed)]) is None
 
 
+def test_long_bad_records_that_come_few_at_a_time_stop_it_too() -> None:
+    """A flush of each of them would be enough lines, and never enough records."""
+    verdict = Verdict()
+    lane = Lane(1, 0, Rules())
+    for offset in range(20):
+        lane.feed(offset, T0_MS, record(*[b"no event"] * JUDGED_LINES))
+        flushed = lane.flush()
+        assert flushed is not None
+        spoiled = verdict.judge([(0, flushed)])
+        assert (spoiled is None) == (offset < 19)
+    assert spoiled is not None
+    assert (spoiled.lines, spoiled.offset) == (20 * JUDGED_LINES, 0)
+
+
 def test_fewer_lines_are_not_judged() -> None:
     assert Verdict().judge([(0, rows(0, JUDGED_LINES - 1))]) is None
 
