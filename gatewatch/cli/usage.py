@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import typer
@@ -12,7 +12,7 @@ import typer
 from gatewatch.usage import UsageError, read_usage
 
 # Longer lines are no usage objects; reading one whole must not need unbounded memory.
-_MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 
 
 def command(
@@ -34,7 +34,7 @@ def command(
     """
     refused = 0
     out = sys.stdout.buffer
-    for answer in answers(_lines()):
+    for answer in answers(lines_of(sys.stdin.buffer)):
         refused += "error" in answer
         out.write(msgspec.json.encode(answer) + b"\n")
         out.flush()
@@ -54,8 +54,8 @@ def answers(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _answer(line: bytes) -> dict[str, Any]:
-    if len(line) > _MAX_LINE_BYTES:
-        return {"error": f"the line is longer than {_MAX_LINE_BYTES} bytes"}
+    if len(line) > MAX_LINE_BYTES:
+        return {"error": f"the line is longer than {MAX_LINE_BYTES} bytes"}
     try:
         call = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
@@ -78,10 +78,9 @@ def _answer(line: bytes) -> dict[str, Any]:
     return call | {"usage": msgspec.to_builtins(counted)}
 
 
-def _lines() -> Iterator[bytes]:
-    """Standard input's lines; one that is too long is cut just beyond the limit, its rest skipped."""
-    source = sys.stdin.buffer
-    while line := source.readline(_MAX_LINE_BYTES + 2):
+def lines_of(source: BinaryIO) -> Iterator[bytes]:
+    """A stream's lines; one that is too long is cut just beyond the limit, its rest skipped."""
+    while line := source.readline(MAX_LINE_BYTES + 2):
         yield line
         while line and not line.endswith(b"\n"):
-            line = source.readline(_MAX_LINE_BYTES)
+            line = source.readline(MAX_LINE_BYTES)
