@@ -124,7 +124,7 @@ def _model(model: ModelInfo) -> dict[str, Any]:
     found: dict[str, Any] = {
         "id": model.id,
         "match": _clause(model.match),
-        "prices": [_price(conditional.constraint, conditional.prices) for conditional in prices],
+        "prices": _dated([_price(conditional.constraint, conditional.prices) for conditional in prices]),
     }
     tiers = [
         {"tier": value, **_price(variant.constraint, variant.prices)}
@@ -135,6 +135,18 @@ def _model(model: ModelInfo) -> dict[str, Any]:
     if tiers:
         found["tiers"] = tiers
     return found
+
+
+def _dated(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Times of day with a date: genai-prices gives them none, and would have them hold before the price
+    that they belong to, which is the dated one above them.
+    """
+    since = ""
+    for row in rows:
+        since = row.get("from", since)
+        if "daily" in row and since:
+            row["from"] = since
+    return rows
 
 
 def _price(constraint: StartDateConstraint | TimeOfDateConstraint | None, price: ModelPrice) -> dict[str, Any]:

@@ -191,6 +191,8 @@ class _Row(Struct, frozen=True):
     daily: list[str] = []
     refused: list[str] = []
     tier: str = ""
+    weekdays: bool = False
+    source: str = ""
 
 
 class _Model(Struct):
@@ -229,9 +231,11 @@ class _Tier(Struct, frozen=True):
     provider: str
     tier: str
     models: _Clause
-    share_bp: int
+    share: str
     source: str
     date: str
+    rates: list[str] = []
+    """The rates that it applies to; empty for all rates of tokens."""
     from_: str = msgspec.field(name="from", default="")
     to: str = ""
     except_: list[str] = msgspec.field(name="except", default_factory=list)
@@ -255,9 +259,41 @@ class _Lifetime(Struct, frozen=True):
 
     provider: str
     models: _Clause
-    share_bp: int
+    share: str
     source: str
     date: str
+
+
+class _Place(Struct, frozen=True):
+    """What tokens cost where a call asks to be processed in one place, as a share of the rates."""
+
+    provider: str
+    place: str
+    models: _Clause
+    share: str
+    source: str
+    date: str
+
+
+class _Weekdays(Struct, frozen=True):
+    """Models whose times of day hold from Monday to Friday only."""
+
+    provider: str
+    models: _Clause
+    source: str
+    date: str
+
+
+class _AddedRow(Struct, frozen=True):
+    """A price that a model of the list lacks; dollars for a million tokens."""
+
+    provider: str
+    model: str
+    rates: dict[str, str]
+    source: str
+    date: str
+    from_: str = msgspec.field(name="from", default="")
+    daily: list[str] = []
 
 
 class _Free(Struct, frozen=True):
@@ -277,7 +313,6 @@ class _Added(Struct, frozen=True):
     source: str
     date: str
     from_: str = msgspec.field(name="from", default="")
-    tier: str = ""
 
 
 class _RequestFee(Struct, frozen=True):
@@ -296,6 +331,9 @@ class _Declared(Struct, frozen=True):
     lifetime: list[_Lifetime] = []
     free: list[_Free] = []
     model: list[_Added] = []
+    place: list[_Place] = []
+    weekdays: list[_Weekdays] = []
+    row: list[_AddedRow] = []
     request: list[_RequestFee] = []
 
 
@@ -568,9 +606,15 @@ def _holds(row: _Row, at_ms: int) -> bool:
         return False
     if not row.daily:
         return True
+    if row.weekdays and _is_weekend(at_ms):
+        return False
     start, end = (_minute_ms(text) for text in row.daily)
     now = at_ms % _DAY_MS
     return start <= now < end if start <= end else now >= start or now < end
+
+
+def _is_weekend(at_ms: int) -> bool:
+    return (at_ms // _DAY_MS + 3) % 7 >= 5  # 1970 began on a Thursday
 
 
 def _row_at(rows: list[_Row], at_ms: int) -> _Row:
@@ -623,6 +667,7 @@ class PriceBook:
         """Instants at which some price begins or ends, and times of day (from midnight, UTC) likewise."""
         self._memo: dict[tuple[str, str, str, str, str, int], Price | Unpriced] = {}
         self._found: dict[tuple[str, str], _Found | Unpriced] = {}
+        self._placed: dict[tuple[str, str, str], tuple[Price, Price]] = {}
 
     @property
     def source(self) -> str:
@@ -632,11 +677,15 @@ class PriceBook:
     def segment(self, at_ms: int) -> int:
         """A number that is the same for all times between which no price changes.
 
-        For a column: ``np.searchsorted(book.changes_ms, at_ms, "right") * (len(book.daily_changes_ms) + 1)
-        + np.searchsorted(book.daily_changes_ms, at_ms % 86_400_000, "right")``.
+        For a column, with ``day = 86_400_000``: ``(np.searchsorted(book.changes_ms, at_ms, "right") *
+        (len(book.daily_changes_ms) + 1) + np.searchsorted(book.daily_changes_ms, at_ms % day, "right")) * 2
+        + ((at_ms // day + 3) % 7 >= 5)``. Any time of a segment may stand for all of them.
         """
         daily = self.daily_changes_ms
-        return bisect_right(self.changes_ms, at_ms) * (len(daily) + 1) + bisect_right(daily, at_ms % _DAY_MS)
+        date_and_time = bisect_right(self.changes_ms, at_ms) * (len(daily) + 1) + bisect_right(
+            daily, at_ms % _DAY_MS
+        )
+        return date_and_time * 2 + _is_weekend(at_ms)
 
     def resolve(
         self,
@@ -844,7 +893,8 @@ class PriceBook:
         refused = list(row.refused)
         notes = []
         tier_reason = ""
-        source = model.source or (owner.sources[0] if owner.sources else "")
+        listed = f"{self.source}, {owner.sources[0]}" if owner.sources else self.source
+        source = row.source or model.source or listed
         free = next(
             (
                 entry
@@ -853,15 +903,15 @@ class PriceBook:
             ),
             None,
         )
-        if free is not None or (provider.id == "openrouter" and found.name.endswith(":free")):
+        if free is not None:
             return Price(
                 price_id=price_id,
                 provider=provider.id,
                 model=model.id,
                 service_tier=tier,
                 free=True,
-                source=free.source if free else source,
-                source_date=free.date if free else "",
+                source=free.source,
+                source_date=free.date,
             )
         self._add_declared(found, rates, at_ms)
         if tier != "standard":
@@ -910,7 +960,7 @@ class PriceBook:
             valid_from=max(earlier, default=""),
             valid_to=min(later, default=""),
             daily="-".join(row.daily) if row.daily else ("other hours" if "~" in price_id else ""),
-            source=source if model.source else f"{self.source}, {source}" if source else self.source,
+            source=source,
             source_date=model.source_date,
         )
 
@@ -923,7 +973,7 @@ class PriceBook:
                 and "cache_write_1h" not in rates
                 and _is_match(life.models, found.name)
             ):
-                rates["cache_write_1h"] = _scaled(rates["input"], Fraction(life.share_bp, 10_000))
+                rates["cache_write_1h"] = _scaled(rates["input"], Fraction(life.share))
         for fee in self._declared.fee:
             name = "web_search" if fee.tool == "web_search" else f"tool:{fee.tool}"
             if (
@@ -957,10 +1007,10 @@ class PriceBook:
                 and found.name not in entry.except_
                 and _within(entry.from_, entry.to, at_ms)
             ):
-                share = Fraction(entry.share_bp, 10_000)
-                scaled = {name: _scaled(rate, share) for name, rate in rates.items() if name in _TOKEN_RATES}
-                percent = Decimal(entry.share_bp) / 100
-                return f"{tier}: {percent:f} % of standard rates ({entry.source}, {entry.date})", scaled, []
+                share = Fraction(entry.share)
+                wanted = entry.rates or _TOKEN_RATES
+                scaled = {name: _scaled(rate, share) for name, rate in rates.items() if name in wanted}
+                return f"{tier}, {entry.share} of standard rates ({entry.source}, {entry.date})", scaled, []
         if tier in _BOUGHT:
             reason = f"the tier {tier!r} is capacity that was bought, not tokens; these are the standard rates"
         else:
@@ -969,6 +1019,26 @@ class PriceBook:
                 "these are the standard rates"
             )
         return reason, None, []
+
+    def at_place(self, price: Price, model: str, place: str) -> Price:
+        """The price where the call was processed in one place at the caller's wish (Anthropic's ``inference_geo``)."""
+        key = (price.price_id, model, place)
+        found = self._placed.get(key)
+        if found is not None and found[0] is price:
+            return found[1]
+        placed = price
+        for entry in self._declared.place:
+            if entry.provider == price.provider and entry.place == place and _is_match(entry.models, model):
+                reason = f"{entry.share} of it in {place} ({entry.source}, {entry.date})"
+                placed = _multiplied(price, Fraction(entry.share), f"{price.price_id}/{place}", price.source)
+                placed = msgspec.structs.replace(
+                    placed, tier_reason=f"{price.tier_reason or price.service_tier + ' rates'}, {reason}"
+                )
+                break
+        if len(self._placed) >= _MEMO:
+            self._placed.clear()
+        self._placed[key] = (price, placed)
+        return placed
 
     def request_fee(self, price: Price, search_context: str) -> int | None:
         """Pico-USD of a request whose fee depends on how much was searched, where it is known."""
@@ -1109,15 +1179,20 @@ def _contract_rates(row: Contract) -> _Rates:
 
 def _adjusted(price: Price, row: Contract) -> Price:
     share = Fraction(10_000 + row.adjust_bp, 10_000)
-    charges = tuple(
-        msgspec.structs.replace(charge, rates=tuple(round(rate * share) for rate in charge.rates))
-        for charge in price.charges
-    )
     percent = Decimal(row.adjust_bp) / 100
     source = f"{price.source}, {percent:+f} % by contract {row.contract_id}"
-    return msgspec.structs.replace(
-        price, price_id=f"{price.price_id}*{row.contract_id}", charges=charges, source=source
+    return _multiplied(price, share, f"{price.price_id}*{row.contract_id}", source, tools=True)
+
+
+def _multiplied(price: Price, share: Fraction, price_id: str, source: str, *, tools: bool = False) -> Price:
+    """A price with all rates of tokens times a share, and those of tools and requests where asked for."""
+    charges = tuple(
+        msgspec.structs.replace(charge, rates=tuple(round(rate * share) for rate in charge.rates))
+        if tools or charge.part not in ("tools", "request")
+        else charge
+        for charge in price.charges
     )
+    return msgspec.structs.replace(price, price_id=price_id, charges=charges, source=source)
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -1131,20 +1206,38 @@ def _tables() -> tuple[_Table, _Declared]:
     declared = msgspec.convert(
         tomllib.loads(folder.joinpath("declared.toml").read_text("utf-8")), type=_Declared
     )
+    providers = {provider.id: provider for provider in table.providers}
     for added in declared.model:
-        provider = next(provider for provider in table.providers if provider.id == added.provider)
-        rates: dict[str, _Rate] = {}
-        for name, amount in added.rates.items():
-            exact = Decimal(amount) * (10**6 if name in _TOKEN_RATES else 10**12)
-            if exact != int(exact):
-                raise PriceError(f"{added.provider}/{added.model}: {name} is finer than a pico-USD")
-            rates[name] = int(exact)
-        row = _Row(rates, from_=added.from_)
+        row = _Row(_declared_rates(added), from_=added.from_)
         # First, so that it is not taken by a wider match of the list.
-        provider.models.insert(
+        providers[added.provider].models.insert(
             0, _Model(added.model, added.match, [row], source=added.source, source_date=added.date)
         )
+    for extra in declared.row:
+        model = next(model for model in providers[extra.provider].models if model.id == extra.model)
+        # Behind what began before, in front of what begins later: the last row that holds is taken.
+        place = sum(not known.from_ or known.from_ <= extra.from_ for known in model.prices)
+        source = f"{extra.source} ({extra.date})"
+        model.prices.insert(
+            place, _Row(_declared_rates(extra), from_=extra.from_, daily=extra.daily, source=source)
+        )
+    for entry in declared.weekdays:
+        for model in providers[entry.provider].models:
+            if _is_match(entry.models, model.id):
+                model.prices = [
+                    msgspec.structs.replace(row, weekdays=True) if row.daily else row for row in model.prices
+                ]
     return table, declared
+
+
+def _declared_rates(entry: _Added | _AddedRow) -> dict[str, _Rate]:
+    rates: dict[str, _Rate] = {}
+    for name, amount in entry.rates.items():
+        exact = Decimal(amount) * 10**6
+        if name not in _TOKEN_RATES or exact != int(exact):
+            raise PriceError(f"{entry.provider}/{entry.model}: {name} is no rate, or finer than a pico-USD")
+        rates[name] = int(exact)
+    return rates
 
 
 @cache

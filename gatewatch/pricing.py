@@ -293,6 +293,9 @@ def price(
     extra: list[str] = []
     if payload:
         _add_video(fields, payload)
+        place = payload.get("inference_geo")
+        if isinstance(place, str) and place:
+            found = book.at_place(found, model.strip().lower(), place)
         found, extra = _with_request_fee(book, found, payload)
     elif book.fee_depends(found):
         extra = [_FEE_DEPENDS]
