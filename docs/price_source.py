@@ -138,8 +138,9 @@ def _model(model: ModelInfo) -> dict[str, Any]:
 
 
 def _dated(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Times of day with a date: genai-prices gives them none, and would have them hold before the price
-    that they belong to, which is the dated one above them.
+    """The rows, with a date at each time of day: that of the dated row above it, to which it belongs.
+
+    genai-prices gives times of day no date, and so has them hold before their price began.
     """
     since = ""
     for row in rows:
@@ -149,7 +150,9 @@ def _dated(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _price(constraint: StartDateConstraint | TimeOfDateConstraint | None, price: ModelPrice) -> dict[str, Any]:
+def _price(
+    constraint: StartDateConstraint | TimeOfDateConstraint | None, price: ModelPrice
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(constraint, StartDateConstraint):
         found["from"] = constraint.start_date.isoformat()
@@ -173,9 +176,10 @@ def _price(constraint: StartDateConstraint | TimeOfDateConstraint | None, price:
         if any(pico != int(pico) for pico in picos):
             refused.append(name)
         elif starts:
-            rates[name] = [int(picos[0])]
+            rate = [int(picos[0])]
             for start, pico in zip(starts, picos[1:], strict=True):
-                rates[name] += [start, int(pico)]
+                rate += [start, int(pico)]
+            rates[name] = rate
         else:
             rates[name] = int(picos[0])
     found["rates"] = dict(sorted(rates.items()))

@@ -2,13 +2,14 @@
 
 A cost is the sum of lines: a count of tokens or requests times a rate, both integers, in pico-USD
 (:mod:`gatewatch.money`). Which tokens are charged at which rate is decided in one place,
-``gatewatch.price_book``, and stands in ``Price.charges`` as data: each :class:`~gatewatch.price_book.Charge` says
-which fields of usage are added and subtracted to get its count, and its rate by context tier.
+:mod:`gatewatch.charge`, and stands in ``Price.charges`` as data: each :class:`~gatewatch.charge.Charge`
+says which fields of usage are added and subtracted to get its count, and its rate by context tier.
 
-:func:`evaluate` computes that with ``+ - * > <`` only, so it takes integers and columns alike: for columns,
-pass a mapping of NumPy ``int64`` arrays, one of each field of :data:`FIELDS` that is not all zero, for the rows
-that share one resolved price. It gives an array a part, and a mask of the rows that are refused. No part
-exceeds :data:`MAX_PICO`, so nothing overflows. Then :func:`gatewatch.money.nano_parts` makes nano-USD of them.
+:func:`evaluate` computes that with ``+ - * > <`` only, so it takes integers and columns alike: for
+columns, pass a mapping of NumPy ``int64`` arrays, one of each field of :data:`FIELDS` that is not all
+zero, for the rows that share one resolved price. It gives an array a part, and a mask of the rows that are
+refused. No line exceeds :data:`MAX_PICO`, so nothing overflows. Then :func:`gatewatch.money.nano_parts`
+makes nano-USD of the parts.
 What makes a cost partial is :func:`reasons_of` for one call; for columns it is ``price.notes``, any row with
 ``price.gaps`` of a field above zero, any field of ``price.expects`` that was not said, the mask
 ``Evaluation.unsure``, and tool requests that ``price.tools`` does not name.
@@ -19,6 +20,7 @@ Nothing here reads a clock but :func:`price`, and only where no time is given.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -38,7 +40,17 @@ from gatewatch.price_book import (
 )
 from gatewatch.usage import Usage, UsageError, check_usage, read_usage
 
-__all__ = ["FIELDS", "MAX_PICO", "Cost", "CostStatus", "Evaluation", "evaluate", "fields_of", "price", "reasons_of"]
+__all__ = [
+    "FIELDS",
+    "MAX_PICO",
+    "Cost",
+    "CostStatus",
+    "Evaluation",
+    "evaluate",
+    "fields_of",
+    "price",
+    "reasons_of",
+]
 
 CostStatus: TypeAlias = Literal["priced", "partial", "unpriced", "provider_reported", "free"]
 
@@ -63,7 +75,7 @@ class Evaluation(NamedTuple):
     """What :func:`evaluate` gives: integers, or arrays of them."""
 
     parts: dict[str, Any]
-    """Pico-USD by part, in the order of ``PARTS``; a part that the price never charges is absent."""
+    """Pico-USD by part, in the order of ``PARTS``; a part that nothing was counted for is absent."""
     counts: list[Any]
     """The count of each of ``price.charges``."""
     refused: Any
@@ -121,19 +133,28 @@ def evaluate(price: Price, fields: Mapping[str, Any]) -> Evaluation:
             fields["cache_image_read_tokens"] = _positive(_least(_least(excess, image), free_reads))
             unsure = unsure + (image > 0) * (cached > 0)
     parts: dict[str, Any] = {}
-    counts = []
+    counts: list[Any] = []
     refused: Any = 0 * total_input
+    tier = bisect_left(price.thresholds, total_input) if type(total_input) is int else None
     for charge in price.charges:
+        if not charge.constant and fields.keys().isdisjoint(charge.plus):
+            counts.append(0)
+            if not fields.keys().isdisjoint(charge.minus):
+                refused = refused | (_count(charge, fields) < 0)
+            continue
         count = _count(charge, fields)
         counts.append(count)
-        most = MAX_PICO // max(*charge.rates, 1)
-        wrong = (count < 0) | (count > most)
+        rates = charge.rates
+        wrong = (count < 0) | (count > MAX_PICO // max(max(rates), 1))
         refused = refused | wrong
-        count = count * (1 - wrong)
-        amount = count * charge.rates[0]
-        for threshold, below, above in zip(price.thresholds, charge.rates[:-1], charge.rates[1:], strict=True):
-            if above != below:
-                amount = amount + (total_input > threshold) * count * (above - below)
+        if tier is not None:
+            amount = count * rates[tier]
+        else:
+            count = count * (1 - wrong)
+            amount = count * rates[0]
+            for threshold, below, above in zip(price.thresholds, rates[:-1], rates[1:], strict=True):
+                if above != below:
+                    amount = amount + (total_input > threshold) * count * (above - below)
         parts[charge.part] = parts[charge.part] + amount if charge.part in parts else amount
     return Evaluation(parts, counts, refused > 0, unsure > 0)
 
@@ -246,8 +267,9 @@ def price(
     provider, model
         As the gateway sends them.
     usage
-        The provider's own usage object, or a :class:`~gatewatch.usage.Usage`. The object may tell the service tier
-        (Anthropic, Vertex), the kind of search (Perplexity), and video tokens (Gemini).
+        The provider's own usage object, or a :class:`~gatewatch.usage.Usage`. The object may tell the
+        service tier (Anthropic, Vertex), the place (Anthropic), the kind of search (Perplexity), and video
+        tokens (Gemini).
     at_ms
         When the call was made, milliseconds since 1970 UTC; None is now.
     service_tier
@@ -255,8 +277,8 @@ def price(
     deployment, tenant
         For the book's contracts.
     reported_cost_usd
-        What the gateway itself says the call cost, dollars as a decimal string: taken where there is no price, and
-        marked as such. None is not to ask for that.
+        What the gateway itself says the call cost, dollars as a decimal string: taken where there is no
+        price, and marked as such. None is not to ask for that.
     book
         Prices; by default those of the package, without contracts.
 
@@ -267,7 +289,8 @@ def price(
 
     Examples
     --------
-    >>> cost = price("anthropic", "claude-haiku-4-5", {"input_tokens": 1000, "output_tokens": 100}, at_ms=1_790_000_000_000)
+    >>> usage = {"input_tokens": 1000, "output_tokens": 100}
+    >>> cost = price("anthropic", "claude-haiku-4-5", usage, at_ms=1_790_000_000_000)
     >>> cost.cost_usd, cost.cost_status
     ('0.0015', 'priced')
     """
@@ -295,7 +318,7 @@ def price(
         _add_video(fields, payload)
         place = payload.get("inference_geo")
         if isinstance(place, str) and place:
-            found = book.at_place(found, model.strip().lower(), place)
+            found = book.at_place(found, place)
         found, extra = _with_request_fee(book, found, payload)
     elif book.fee_depends(found):
         extra = [_FEE_DEPENDS]
@@ -369,6 +392,8 @@ def _tier_in(payload: Mapping[str, Any]) -> str:
 
 def _add_video(fields: dict[str, int], payload: Mapping[str, Any]) -> None:
     """Gemini's tokens of video, which have a rate of their own with embeddings and live models."""
+    if _VIDEO_KEYS.isdisjoint(payload):
+        return
     for key, field in _VIDEO:
         entries = payload.get(key)
         if not isinstance(entries, list | tuple):
@@ -389,12 +414,13 @@ _VIDEO: Final = (
     ("candidates_tokens_details", "output_video_tokens"),
     ("output_tokens_by_modality", "output_video_tokens"),
 )
-_FEE_DEPENDS: Final = "the fee of a request depends on its search context size, which was not said; the highest is taken"
+_VIDEO_KEYS: Final = frozenset(key for key, _ in _VIDEO)
+_FEE_DEPENDS: Final = (
+    "the fee of a request depends on its search context size, which was not said; the highest is taken"
+)
 
 
-def _with_request_fee(
-    book: PriceBook, found: Price, payload: Mapping[str, Any]
-) -> tuple[Price, list[str]]:
+def _with_request_fee(book: PriceBook, found: Price, payload: Mapping[str, Any]) -> tuple[Price, list[str]]:
     """The price with the fee for the search context that the usage names (Perplexity)."""
     if not book.fee_depends(found):
         return found, []
@@ -403,7 +429,9 @@ def _with_request_fee(
     if fee is None:
         return found, [_FEE_DEPENDS]
     charges = tuple(
-        msgspec.structs.replace(charge, rates=tuple(fee for _ in charge.rates), name=f"request ({size} search context)")
+        msgspec.structs.replace(
+            charge, rates=tuple(fee for _ in charge.rates), name=f"request ({size} search context)"
+        )
         if charge.part == "request"
         else charge
         for charge in found.charges
@@ -473,7 +501,9 @@ def _stands(price: Price) -> str:
 
 
 def _stand(price: Price) -> str:
-    tier = price.tier_reason or ("standard rates" if price.service_tier == "standard" else f"tier {price.service_tier}")
+    tier = price.tier_reason or (
+        "standard rates" if price.service_tier == "standard" else f"tier {price.service_tier}"
+    )
     valid = f"valid from {price.valid_from}" if price.valid_from else "valid from the list's beginning"
     if price.valid_to:
         valid += f" until {price.valid_to}"

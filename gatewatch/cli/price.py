@@ -23,7 +23,7 @@ def command(
         bool,
         typer.Option(
             "--reported",
-            help='Where there is no price, take the line\'s "reported_cost_usd"; its status is provider_reported.',
+            help='Where there is no price, take "reported_cost_usd"; the status is provider_reported.',
         ),
     ] = False,
     strict: Annotated[
@@ -34,8 +34,8 @@ def command(
 
     In, one object a line: {"provider": "...", "model": "...", "usage": {...}}, where "usage" is the object
     exactly as the provider sent it; and, where known, "at" (ISO 8601, an HTTP date, or milliseconds since
-    1970; now if left out), "service_tier", "deployment" and "tenant". Out, for each line in the same order, the
-    same object with "usage" (inclusive counts), "cost_usd" and "parts" (exact decimal strings; null and
+    1970; now if left out), "service_tier", "deployment" and "tenant". Out, for each line in the same order,
+    the same object with "usage" (inclusive counts), "cost_usd" and "parts" (exact decimal strings; null and
     empty if there is no price), "cost_status" (priced, partial, unpriced, provider_reported, free),
     "price_id", "explanation", a line to check with a pocket calculator, and "error", why a line was refused.
 
@@ -126,7 +126,7 @@ def _text(call: dict[str, Any], key: str) -> str:
 
 
 def _reported(value: object) -> str | None:
-    """Dollars as they stand in the line; JSON's numbers have come through a float, at its shortest spelling."""
+    """Dollars as they stand in the line; a JSON number came through a float, at its shortest spelling."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
