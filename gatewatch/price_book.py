@@ -101,10 +101,13 @@ class Price(Struct, frozen=True, kw_only=True):
 
 
 class Unpriced(Struct, frozen=True):
-    """No price, why, and the known names that are nearest."""
+    """No price, and why. :meth:`PriceBook.nearest` gives the known names that are near."""
 
     reason: str
-    nearest: tuple[str, ...] = ()
+    provider: str = ""
+    """The provider as the price list names it; empty where it is the provider that is not known."""
+    name: str = ""
+    """The name that was looked for, if it could be looked for."""
 
 
 _STANDARD: Final = frozenset(
@@ -173,6 +176,7 @@ class PriceBook:
         """Instants at which some price begins or ends, and times of day (from midnight, UTC) likewise."""
         self._memo: dict[tuple[str, str, str, str, str, int], Price | Unpriced] = {}
         self._found: dict[tuple[str, str], _Found | Unpriced] = {}
+        self._indexes: dict[str, tuple[dict[str, int], list[int]]] = {}
         self._placed: dict[tuple[str, str], tuple[Price, Price]] = {}
 
     @property
@@ -293,8 +297,7 @@ class PriceBook:
             provider_name, model_name = head, rest
         provider = self._provider(provider_name)
         if isinstance(provider, str):
-            near = difflib.get_close_matches(provider_name.strip().lower(), list(self._providers), 3, 0.5)
-            return Unpriced(provider, tuple(near))
+            return Unpriced(provider, name=provider_name.strip().lower())
         private = unresolvable(model_name)
         if private is not None:
             return Unpriced(private)
@@ -307,20 +310,54 @@ class PriceBook:
         names = spellings(model_name, is_owner)
         for name, route in names:
             for owner in (provider, *(self._providers[other] for other in provider.fallback)):
-                for model in owner.models:
-                    if is_match(model.match, name):
-                        return _Found(provider, owner, model, name, route)
-        known = [model.id for model in provider.models]
-        known += [name for model in provider.models for name in exact_names(model.match)]
-        for other in provider.fallback:
-            known += [model.id for model in self._providers[other].models]
+                model = self._model(owner, name)
+                if model is not None:
+                    return _Found(provider, owner, model, name, route)
         hint = ""
         if provider.id == "azure":
             hint = "; a deployment's name needs a contract row that says which model it is"
         return Unpriced(
-            f"{provider.id} has no model {model_name!r} in {self.source}{hint}",
-            tuple(difflib.get_close_matches(names[-1][0], list(dict.fromkeys(known)), 3, 0.6)),
+            f"{provider.id} has no model {model_name!r} in {self.source}{hint}", provider.id, names[-1][0]
         )
+
+    def _model(self, owner: Provider, name: str) -> Model | None:
+        """The first model of a list that a name matches: whole names by look-up, the few others in turn."""
+        index = self._indexes.get(owner.id)
+        if index is None:
+            whole: dict[str, int] = {}
+            others = []
+            for place, model in enumerate(owner.models):
+                clauses = model.match if isinstance(model.match, list) else [model.match]
+                for clause in clauses:
+                    if isinstance(clause, str) and clause[0] == "=":
+                        whole.setdefault(clause[1:], place)
+                if not all(isinstance(clause, str) and clause[0] == "=" for clause in clauses):
+                    others.append(place)
+            index = self._indexes[owner.id] = (whole, others)
+        whole, others = index
+        first = whole.get(name, len(owner.models))
+        for place in others:
+            if place >= first:
+                break
+            if is_match(owner.models[place].match, name):
+                return owner.models[place]
+        return owner.models[first] if first < len(owner.models) else None
+
+    def nearest(self, unpriced: Unpriced) -> tuple[str, ...]:
+        """The known names that are nearest to one that is not: of models, or of providers.
+
+        Takes a few milliseconds, so it is asked for where a person reads the answer.
+        """
+        if not unpriced.name:
+            return ()
+        provider = self._providers.get(unpriced.provider)
+        if provider is None:
+            known = list(self._providers)
+        else:
+            known = [model.id for model in provider.models]
+            known += [name for model in provider.models for name in exact_names(model.match)]
+            known += [model.id for other in provider.fallback for model in self._providers[other].models]
+        return tuple(difflib.get_close_matches(unpriced.name, list(dict.fromkeys(known)), 3, 0.6))
 
     # --- prices
 
@@ -454,9 +491,8 @@ class PriceBook:
             price_id += f"+{tier}"
         if row.daily or any(other.daily for other in model.prices):
             price_id += f"~{'-'.join(row.daily) if row.daily else 'other hours'}"
-        begins = [r.from_ for r in model.prices if r.from_] + [
-            r.from_ for r in model.tiers if r.from_ and r.tier == tier
-        ]
+        dated = [*model.prices, *(r for r in model.tiers if r.tier == tier and provider is owner)]
+        begins = [r.from_ for r in dated if r.from_]
         later = [day for day in begins if day_ms(day) > at_ms]
         earlier = [day for day in begins if day_ms(day) <= at_ms]
         return Price(
@@ -523,8 +559,8 @@ class PriceBook:
             ):
                 share = Fraction(entry.share)
                 wanted = entry.rates or TOKEN_RATES
-                scaled = {name: scaled(rate, share) for name, rate in rates.items() if name in wanted}
-                return f"{tier}, {entry.share} of standard rates ({entry.source}, {entry.date})", scaled, []
+                shared = {name: scaled(rate, share) for name, rate in rates.items() if name in wanted}
+                return f"{tier}, {entry.share} of standard rates ({entry.source}, {entry.date})", shared, []
         if tier in _BOUGHT:
             reason = (
                 f"the tier {tier!r} is capacity that was bought, not tokens; these are the standard rates"

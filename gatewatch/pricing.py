@@ -311,7 +311,7 @@ def price(
         tier = _tier_in(payload) or tier
     found = book.resolve(provider, model, at_ms, tier, deployment=deployment, tenant=tenant)
     if isinstance(found, Unpriced):
-        return _unpriced(counted, found.reason, found.nearest, "", reported_cost_usd)
+        return _unpriced(counted, found.reason, _near(book, found), "", reported_cost_usd)
     fields = fields_of(counted)
     extra: list[str] = []
     if payload:
@@ -342,6 +342,19 @@ def price(
         explanation=_explanation(found, fields, result, total, reasons),
         reasons=tuple(reasons),
     )
+
+
+_NEAR: Final[dict[tuple[str, str], tuple[str, ...]]] = {}
+
+
+def _near(book: PriceBook, unpriced: Unpriced) -> tuple[str, ...]:
+    key = (unpriced.provider, unpriced.name)
+    near = _NEAR.get(key)
+    if near is None:
+        if len(_NEAR) >= 1 << 12:
+            _NEAR.clear()
+        near = _NEAR[key] = book.nearest(unpriced)
+    return near
 
 
 _MAX_AT_MS: Final = 9_223_372_036_854
