@@ -138,9 +138,9 @@ def evaluate(price: Price, fields: Mapping[str, Any]) -> Evaluation:
     tier = bisect_left(price.thresholds, total_input) if type(total_input) is int else None
     for charge in price.charges:
         if not charge.constant and fields.keys().isdisjoint(charge.plus):
-            counts.append(0)
-            if not fields.keys().isdisjoint(charge.minus):
-                refused = refused | (_count(charge, fields) < 0)
+            count = 0 if fields.keys().isdisjoint(charge.minus) else _count(charge, fields)
+            counts.append(count)
+            refused = refused | (count < 0)
             continue
         count = _count(charge, fields)
         counts.append(count)
