@@ -66,6 +66,8 @@ class Charge(Struct, frozen=True):
     """Added to the count; 1 for what is charged by request."""
     rates: tuple[int, ...] = (0,)
     """Pico-USD for one, by context tier: as many as the price has thresholds, and one."""
+    source: str = ""
+    """Where the rate comes from, where that is not the price's own source."""
 
 
 class Gap(Struct, frozen=True):

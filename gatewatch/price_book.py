@@ -442,6 +442,7 @@ class PriceBook:
         refused = list(row.refused)
         notes = []
         tier_reason = ""
+        tiered = False
         listed = f"{self.source}, {owner.sources[0]}" if owner.sources else self.source
         source = row.source or model.source or listed
         free = next(
@@ -462,13 +463,14 @@ class PriceBook:
                 source=free.source,
                 source_date=free.date,
             )
-        self._add_declared(found, rates, at_ms)
+        sources = self._add_declared(found, rates, at_ms)
         if tier != "standard":
             tier_reason, tier_rates, tier_refused = self._tier_rates(found, tier, at_ms, rates)
             if tier_rates is None:
                 notes.append(tier_reason)
-                tier_reason = ""
+                tier_reason = "standard rates"
             else:
+                tiered = True
                 rates |= tier_rates
                 refused = [name for name in refused if name not in tier_rates] + tier_refused
                 for name in tier_refused:
@@ -487,10 +489,10 @@ class PriceBook:
         thresholds, charges, gaps, tools = charges_of(rates, refused, provider.id)
         if row.from_:
             price_id += f"@{row.from_}"
-        if tier != "standard" and not notes:
+        if tiered:
             price_id += f"+{tier}"
         if row.daily or any(other.daily for other in model.prices):
-            price_id += f"~{'-'.join(row.daily) if row.daily else 'other hours'}"
+            price_id += f"~{'-'.join(row.daily) if row.daily else 'other'}"
         dated = [*model.prices, *(r for r in model.tiers if r.tier == tier and provider is owner)]
         begins = [r.from_ for r in dated if r.from_]
         later = [day for day in begins if day_ms(day) > at_ms]
@@ -502,7 +504,12 @@ class PriceBook:
             service_tier=tier,
             tier_reason=tier_reason,
             thresholds=thresholds,
-            charges=tuple(charges),
+            charges=tuple(
+                msgspec.structs.replace(charge, source=sources[charge.name])
+                if charge.name in sources
+                else charge
+                for charge in charges
+            ),
             gaps=tuple(gaps),
             notes=tuple(notes),
             tools=tuple(tools),
@@ -514,8 +521,9 @@ class PriceBook:
             source_date=model.source_date,
         )
 
-    def _add_declared(self, found: _Found, rates: Rates, at_ms: int) -> None:
-        """What our own table knows of the model's standard price."""
+    def _add_declared(self, found: _Found, rates: Rates, at_ms: int) -> dict[str, str]:
+        """Add what our own table knows of the model's standard price; gives the sources by charge."""
+        sources = {}
         for life in self._declared.lifetime:
             if (
                 life.provider == found.provider.id
@@ -524,6 +532,7 @@ class PriceBook:
                 and is_match(life.models, found.name)
             ):
                 rates["cache_write_1h"] = scaled(rates["input"], Fraction(life.share))
+                sources["cache_write_1h"] = f"{life.source} ({life.date})"
         for fee in self._declared.fee:
             name = "web_search" if fee.tool == "web_search" else f"tool:{fee.tool}"
             if (
@@ -533,6 +542,8 @@ class PriceBook:
                 and within(fee.from_, fee.to, at_ms)
             ):
                 rates[name] = (per_thousand(fee.usd_per_thousand),)
+                sources[fee.tool] = f"{fee.source} ({fee.date})"
+        return sources
 
     def _tier_rates(
         self, found: _Found, tier: str, at_ms: int, rates: Rates
@@ -596,12 +607,32 @@ class PriceBook:
         self._placed[key] = (price, placed)
         return placed
 
-    def request_fee(self, price: Price, search_context: str) -> int | None:
-        """Pico-USD of a request whose fee depends on how much was searched, where it is known."""
+    def with_search_context(self, price: Price, size: str) -> Price | None:
+        """The price of a request that searched so much (Perplexity); None where the fee is not known."""
+        key = (price.price_id, f"search {size}")
+        known = self._placed.get(key)
+        if known is not None and known[0] is price:
+            return known[1]
         for entry in self._declared.request:
-            if entry.provider == price.provider and is_match(entry.models, price.model):
-                fee = entry.usd_per_thousand.get(search_context)
-                return None if fee is None else per_thousand(fee)
+            fee = entry.usd_per_thousand.get(size)
+            if fee is None or entry.provider != price.provider or not is_match(entry.models, price.model):
+                continue
+            charges = tuple(
+                msgspec.structs.replace(
+                    charge,
+                    rates=(per_thousand(fee),) * len(charge.rates),
+                    name=f"request ({size} search context)",
+                    source=f"{entry.source} ({entry.date})",
+                )
+                if charge.part == "request"
+                else charge
+                for charge in price.charges
+            )
+            found = msgspec.structs.replace(price, charges=charges)
+            if len(self._placed) >= _MEMO:
+                self._placed.clear()
+            self._placed[key] = (price, found)
+            return found
         return None
 
     def fee_depends(self, price: Price) -> bool:

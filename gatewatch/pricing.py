@@ -24,7 +24,6 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-import msgspec
 from msgspec import Struct
 
 from gatewatch.events import LIMITS
@@ -438,18 +437,8 @@ def _with_request_fee(book: PriceBook, found: Price, payload: Mapping[str, Any])
     if not book.fee_depends(found):
         return found, []
     size = payload.get("search_context_size")
-    fee = book.request_fee(found, size) if isinstance(size, str) else None
-    if fee is None:
-        return found, [_FEE_DEPENDS]
-    charges = tuple(
-        msgspec.structs.replace(
-            charge, rates=tuple(fee for _ in charge.rates), name=f"request ({size} search context)"
-        )
-        if charge.part == "request"
-        else charge
-        for charge in found.charges
-    )
-    return msgspec.structs.replace(found, charges=charges), []
+    charged = book.with_search_context(found, size) if isinstance(size, str) else None
+    return (found, [_FEE_DEPENDS]) if charged is None else (charged, [])
 
 
 # --- words ----------------------------------------------------------------------------------------
@@ -481,7 +470,12 @@ def _explanation(
     text = f"{text} = ${usd(total)}"
     if price.thresholds:
         text += f"; {total_input:,} input tokens, {_context(price.thresholds, tier)}"
-    return "; ".join([text, _stands(price), *(f"partial: {reason}" for reason in reasons)])
+    own = [
+        f"{charge.name} by {charge.source}"
+        for charge, count in zip(price.charges, result.counts, strict=True)
+        if charge.source and count
+    ]
+    return "; ".join([text, _stands(price), *own, *(f"partial: {reason}" for reason in reasons)])
 
 
 def _line(charge: Charge, count: int, tier: int) -> str:
@@ -514,9 +508,7 @@ def _stands(price: Price) -> str:
 
 
 def _stand(price: Price) -> str:
-    tier = price.tier_reason or (
-        "standard rates" if price.service_tier == "standard" else f"tier {price.service_tier}"
-    )
+    tier = price.tier_reason or f"{price.service_tier} rates"
     valid = f"valid from {price.valid_from}" if price.valid_from else "valid from the list's beginning"
     if price.valid_to:
         valid += f" until {price.valid_to}"

@@ -29,7 +29,7 @@ def test_rates_are_written_for_a_million(rate: int) -> None:
 
 @pytest.mark.parametrize("amount", ["0.0000000000001", "nan", "inf", "twelve", "", "1e400"])
 def test_an_amount_that_is_finer_or_no_number_is_refused(amount: str) -> None:
-    with pytest.raises(ValueError, match="money|finer"):
+    with pytest.raises(ValueError, match=r"money|finer"):
         pico_usd(amount)
 
 

@@ -1,7 +1,7 @@
 """The bodies that genai-prices has priced: equal for every provider and API flavour, or the reason is known.
 
-The list was priced as of the first prices of each model, outside of DeepSeek's discount hours; it does not say
-when. ``docs/cost.md`` names each kind of difference that is asserted here.
+The list was priced as of the first prices of each model, outside of DeepSeek's discount hours; it does
+not say when. ``docs/cost.md`` names each kind of difference that is asserted here.
 """
 
 from __future__ import annotations

@@ -178,7 +178,7 @@ def test_context_tiers_of_the_providers_lists(model: str, threshold: int, below:
 @pytest.mark.parametrize(
     ("provider", "model", "tier", "when", "expected"),
     [
-        # https://developers.openai.com/api/docs/pricing: gpt-5 $1.25/$0.125/$10, flex and batch half, priority twice.
+        # https://developers.openai.com/api/docs/pricing: gpt-5 $1.25/$0.125/$10, flex half, priority twice.
         (
             "openai",
             "gpt-5",

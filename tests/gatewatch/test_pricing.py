@@ -39,7 +39,8 @@ NOON: Final = at("2026-11-20T12:00")
 
 
 def cost(provider: str, model: str, usage: Usage | dict[str, Any], tier: str = "", **more: Any) -> Cost:
-    return price(provider, model, usage, **{"at_ms": NOON, "service_tier": tier} | more)
+    options: dict[str, Any] = {"at_ms": NOON, "service_tier": tier} | more
+    return price(provider, model, usage, **options)
 
 
 def dollars(amount: str) -> Decimal:
@@ -65,7 +66,7 @@ def dollars(amount: str) -> Decimal:
             id="cached input is charged once",
         ),
         pytest.param(
-            # platform.claude.com pricing, Sonnet 4.5: $3, writes $3.75 (5m) and $6 (1h), reads $0.30, $15 out.
+            # platform.claude.com, Sonnet 4.5: $3, writes $3.75 (5m) and $6 (1h), reads $0.30, $15 out.
             "anthropic",
             "claude-sonnet-4-5",
             {
