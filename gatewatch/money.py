@@ -77,6 +77,8 @@ def usd(pico: int) -> str:
     >>> usd(2_404_800_000), usd(0)
     ('0.0024048', '0')
     """
+    if 0 < pico < PICO_PER_USD:  # as most costs are, and three times as fast
+        return f"0.{pico:012d}".rstrip("0")
     return _decimal(pico, 12)
 
 

@@ -460,21 +460,18 @@ def _explanation(
     if price.free:
         return f"free: {price.price_id}, {_source(price)}"
     total_input = fields.get("input_tokens", 0)
-    tier = sum(total_input > threshold for threshold in price.thresholds)
-    lines = [
-        _line(charge, count, tier)
-        for charge, count in zip(price.charges, result.counts, strict=True)
-        if count
-    ]
+    tier = bisect_left(price.thresholds, total_input)
+    lines = []
+    own = []
+    for charge, count in zip(price.charges, result.counts, strict=True):
+        if count:
+            lines.append(_line(charge, count, tier))
+            if charge.source:
+                own.append(f"{charge.name} by {charge.source}")
     text = " + ".join(lines) if lines else "nothing that is charged"
     text = f"{text} = ${usd(total)}"
     if price.thresholds:
         text += f"; {total_input:,} input tokens, {_context(price.thresholds, tier)}"
-    own = [
-        f"{charge.name} by {charge.source}"
-        for charge, count in zip(price.charges, result.counts, strict=True)
-        if charge.source and count
-    ]
     return "; ".join([text, _stands(price), *own, *(f"partial: {reason}" for reason in reasons)])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -34,7 +34,7 @@ def command(
     """
     refused = 0
     out = sys.stdout.buffer
-    for answer in answers(lines_of(sys.stdin.buffer)):
+    for answer in answers(_lines()):
         refused += "error" in answer
         out.write(msgspec.json.encode(answer) + b"\n")
         out.flush()
@@ -78,8 +78,9 @@ def _answer(line: bytes) -> dict[str, Any]:
     return call | {"usage": msgspec.to_builtins(counted)}
 
 
-def lines_of(source: BinaryIO) -> Iterator[bytes]:
-    """A stream's lines; one that is too long is cut just beyond the limit, its rest skipped."""
+def _lines() -> Iterator[bytes]:
+    """Standard input's lines; one that is too long is cut just beyond the limit, its rest skipped."""
+    source = sys.stdin.buffer
     while line := source.readline(MAX_LINE_BYTES + 2):
         yield line
         while line and not line.endswith(b"\n"):

@@ -87,6 +87,13 @@ def test_a_bad_line_costs_that_line_only(bad: bytes) -> None:
     assert good["cost_usd"] == "0.0035"
 
 
+def test_what_follows_a_line_that_is_too_long_is_answered() -> None:
+    long = b"x" * (3 << 20)
+    _, found, _ = run(line(call=1) + long + b"\n" + line(call=2) + line(call=3) + long)
+    assert [answer.get("call") for answer in found] == [1, None, 2, 3, None]
+    assert [bool(answer["error"]) for answer in found] == [False, True, False, False, True]
+
+
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_any_lines_get_one_answer_each(lines: list[bytes]) -> None:
     found = list(answers(lines))
