@@ -41,6 +41,7 @@ from gatewatch.price_table import (
     Provider,
     day_ms,
     exact_names,
+    fixed_rate,
     holds,
     is_match,
     is_weekend,
@@ -571,6 +572,7 @@ class PriceBook:
                 share = Fraction(entry.share)
                 wanted = entry.rates or TOKEN_RATES
                 shared = {name: scaled(rate, share) for name, rate in rates.items() if name in wanted}
+                shared |= {name: fixed_rate(steps) for name, steps in entry.fixed.items()}
                 return f"{tier}, {entry.share} of standard rates ({entry.source}, {entry.date})", shared, []
         if tier in _BOUGHT:
             reason = (

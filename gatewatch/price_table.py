@@ -30,6 +30,7 @@ __all__ = [
     "Table",
     "day_ms",
     "exact_names",
+    "fixed_rate",
     "holds",
     "is_match",
     "is_weekend",
@@ -111,6 +112,8 @@ class Tier(Struct, frozen=True):
     date: str
     rates: list[str] = []
     """The rates that it applies to; empty for all rates of tokens."""
+    fixed: dict[str, list[str]] = {}
+    """Rates published otherwise: dollars for a million, as ``[rate, above input tokens, rate, ...]``."""
     from_: str = msgspec.field(name="from", default="")
     to: str = ""
     except_: list[str] = msgspec.field(name="except", default_factory=list)
@@ -288,6 +291,14 @@ def row_at(rows: list[Row], at_ms: int) -> Row:
 def within(from_: str, to: str, at_ms: int) -> bool:
     """Whether a time is in a span of days, of which either end may be open."""
     return (not from_ or at_ms >= day_ms(from_)) and (not to or at_ms < day_ms(to))
+
+
+def fixed_rate(steps: list[str]) -> tuple[int, ...]:
+    """Pico-USD a token, from dollars for a million, with thresholds between them."""
+    values = [Decimal(step) * (10**6 if index % 2 == 0 else 1) for index, step in enumerate(steps)]
+    if any(value != int(value) or value < 0 for value in values) or len(values) % 2 == 0:
+        raise PriceError(f"{steps} are no whole pico-USD with thresholds between them")
+    return tuple(map(int, values))
 
 
 def per_thousand(amount: str) -> int:

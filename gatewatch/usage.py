@@ -494,7 +494,8 @@ def _read_gemini(provider: str, usage: Payload) -> Usage:
         output_tokens=_plus(answer, thoughts),
         output_reasoning_tokens=thoughts,
         input_audio_tokens=_plus(inputs.get("AUDIO"), tools.get("AUDIO")),
-        cache_audio_read_tokens=cached.get("AUDIO"),
+        # A list of what was cached that names no audio says that none was.
+        cache_audio_read_tokens=cached.get("AUDIO", 0 if cached and inputs.get("AUDIO") else None),
         output_audio_tokens=outputs.get("AUDIO"),
         # genai-prices counts documents as images, whose price they share.
         input_image_tokens=_plus(
