@@ -19,6 +19,7 @@ _ALIASES: Final = {
     # OpenTelemetry GenAI (gen_ai.provider.name), LiteLLM, and what people write -> genai-prices
     "aws.bedrock": "aws",
     "amazon.bedrock": "aws",
+    "awsbedrock": "aws",
     "gcp.vertex.ai": "google",
     "gcp.gemini": "google",
     "gcp.gen.ai": "google",

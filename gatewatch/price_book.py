@@ -36,6 +36,7 @@ from gatewatch.contract import Contract, best_contract, check_contract, contract
 from gatewatch.model_name import SELF_HOSTED, fold, provider_alias, spellings, unresolvable
 from gatewatch.price_table import (
     DAY_MS,
+    Clause,
     Model,
     PriceError,
     Provider,
@@ -270,7 +271,7 @@ class PriceBook:
                 if provider.host and pattern(provider.host).match(url):
                     return provider
         for provider in self._providers.values():
-            if provider.match is not None and is_match(provider.match, text):
+            if provider.match is not None and _names_provider(provider.match, text):
                 return provider
         return f"the provider {name!r} is not known"
 
@@ -337,11 +338,14 @@ class PriceBook:
             index = self._indexes[owner.id] = (whole, others)
         whole, others = index
         first = whole.get(name, len(owner.models))
+        tuned = name.startswith("ft:") or ".ft-" in name
         for place in others:
             if place >= first:
                 break
-            if is_match(owner.models[place].match, name):
-                return owner.models[place]
+            model = owner.models[place]
+            # A fine-tune costs more than what it was made from, whose name it contains.
+            if is_match(model.match, name) and (not tuned or "ft" in re.split(r"[^a-z]", model.id)):
+                return model
         return owner.models[first] if first < len(owner.models) else None
 
     def nearest(self, unpriced: Unpriced) -> tuple[str, ...]:
@@ -485,6 +489,11 @@ class PriceBook:
             return Unpriced(f"{price_id} is in {self.source} without a price")
         units = sorted({UNCOUNTED[name] for name in rates if name in UNCOUNTED})
         notes += [f"it is also sold by {unit}, which usage does not count" for unit in units]
+        if any(
+            entry.provider == provider.id and is_match(entry.models, model.id)
+            for entry in self._declared.request
+        ):
+            notes.append(_FEE_DEPENDS)
         if found.route in _OPEN_ROUTES:
             notes.append(f"the route :{found.route} {_OPEN_ROUTES[found.route]}")
         thresholds, charges, gaps, tools = charges_of(rates, refused, provider.id)
@@ -610,7 +619,7 @@ class PriceBook:
         return placed
 
     def with_search_context(self, price: Price, size: str) -> Price | None:
-        """The price of a request that searched so much (Perplexity); None where the fee is not known."""
+        """The price of a request that searched so much (Perplexity); None where that makes no difference."""
         key = (price.price_id, f"search {size}")
         known = self._placed.get(key)
         if known is not None and known[0] is price:
@@ -630,19 +639,13 @@ class PriceBook:
                 else charge
                 for charge in price.charges
             )
-            found = msgspec.structs.replace(price, charges=charges)
+            notes = tuple(note for note in price.notes if note != _FEE_DEPENDS)
+            found = msgspec.structs.replace(price, charges=charges, notes=notes)
             if len(self._placed) >= _MEMO:
                 self._placed.clear()
             self._placed[key] = (price, found)
             return found
         return None
-
-    def fee_depends(self, price: Price) -> bool:
-        """Whether the fee of a request depends on how much was searched."""
-        return any(
-            entry.provider == price.provider and is_match(entry.models, price.model)
-            for entry in self._declared.request
-        )
 
     def _changes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         days: set[str] = set()
@@ -663,10 +666,27 @@ class PriceBook:
         return tuple(sorted(at)), tuple(sorted(map(minute_ms, minutes)))
 
 
+def _names_provider(clause: Clause, text: str) -> bool:
+    """Whether a provider's clause is met, where a name that is contained must begin a word.
+
+    Otherwise anything multimodal would be billed by Modal.
+    """
+    if isinstance(clause, str) and clause[0] == "~":
+        return re.search(rf"(?<![a-z0-9]){re.escape(clause[1:])}", text) is not None
+    if isinstance(clause, list):
+        return any(_names_provider(part, text) for part in clause)
+    if isinstance(clause, dict):
+        return all(_names_provider(part, text) for part in clause["all"])
+    return is_match(clause, text)
+
+
 _ROUTERS: Final = frozenset(
     {"litellm", "litellm.proxy", "portkey", "helicone", "bifrost", "envoy", "gatewatch"}
 )
 
+_FEE_DEPENDS: Final = (
+    "the fee of a request depends on its search context size, which was not said; the highest is taken"
+)
 _OPEN_ROUTES: Final = {
     "nitro": "may be served by a dearer provider than the list's",
     "floor": "may be served by a cheaper provider than the list's",

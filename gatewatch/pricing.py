@@ -312,19 +312,17 @@ def price(
     if isinstance(found, Unpriced):
         return _unpriced(counted, found.reason, _near(book, found), "", reported_cost_usd)
     fields = fields_of(counted)
-    extra: list[str] = []
     if payload:
         _add_video(fields, payload)
-        place = payload.get("inference_geo")
+        place, size = payload.get("inference_geo"), payload.get("search_context_size")
         if isinstance(place, str) and place:
             found = book.at_place(found, place)
-        found, extra = _with_request_fee(book, found, payload)
-    elif book.fee_depends(found):
-        extra = [_FEE_DEPENDS]
+        if isinstance(size, str) and size:
+            found = book.with_search_context(found, size) or found
     result = evaluate(found, fields)
     if result.refused:
         raise UsageError(_contradiction(found, result))
-    reasons = reasons_of(found, counted, fields, result.unsure) + extra
+    reasons = reasons_of(found, counted, fields, result.unsure)
     parts = {part: result.parts[part] for part in PARTS if result.parts.get(part)}
     total = sum(parts.values())
     if reasons and not any(result.counts) and not found.free:
@@ -427,18 +425,6 @@ _VIDEO: Final = (
     ("output_tokens_by_modality", "output_video_tokens"),
 )
 _VIDEO_KEYS: Final = frozenset(key for key, _ in _VIDEO)
-_FEE_DEPENDS: Final = (
-    "the fee of a request depends on its search context size, which was not said; the highest is taken"
-)
-
-
-def _with_request_fee(book: PriceBook, found: Price, payload: Mapping[str, Any]) -> tuple[Price, list[str]]:
-    """The price with the fee for the search context that the usage names (Perplexity)."""
-    if not book.fee_depends(found):
-        return found, []
-    size = payload.get("search_context_size")
-    charged = book.with_search_context(found, size) if isinstance(size, str) else None
-    return (found, [_FEE_DEPENDS]) if charged is None else (charged, [])
 
 
 # --- words ----------------------------------------------------------------------------------------

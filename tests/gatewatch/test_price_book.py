@@ -80,6 +80,12 @@ ARN = "arn:aws:bedrock:us-east-1:123456789012"
         ("xai", "xai/grok-4.5", "x-ai/grok-4.5"),
         ("litellm", "anthropic/claude-haiku-4-5", "anthropic/claude-haiku-4-5"),
         ("cohere_chat", "command-r-plus", "cohere/command-r-plus"),
+        ("amazon-bedrock-eu", f"global.{SONNET}", f"aws/global.{SONNET}"),
+        (
+            "azure",
+            "gpt-4o-mini-2024-07-18.ft-0123",
+            "azure/openai/gpt-4o-mini-2024-07-18.ft-",
+        ),
     ],
 )
 def test_names_as_gateways_send_them_resolve(provider: str, model: str, price_id: str) -> None:
@@ -103,6 +109,8 @@ def test_names_as_gateways_send_them_resolve(provider: str, model: str, price_id
         ("hosted_vllm", "llama-70b", "is a server that somebody runs", ""),
         ("openai-compatible", "gpt-4o", "is a server that somebody runs", ""),
         ("litellm", "gpt-4o", "does not begin with a provider's name", ""),
+        ("multimodal-gateway", "gpt-4o", "the provider 'multimodal-gateway' is not known", ""),
+        ("azure", "o4-mini-2025-04-16.ft-0123", "azure has no model", ""),
         ("openai", "whisper-1", "sold by hours of audio", ""),
         ("cerebras", "qwen-3-coder-480b", "without a price", ""),
         ("huggingface_together", "deepseek-ai/DeepSeek-V4-Flash-0731", "finer than a pico-USD", ""),
