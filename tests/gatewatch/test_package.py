@@ -102,6 +102,7 @@ def test_a_command_of_the_pipeline_says_what_it_needs(missing: str, why: str) ->
     )
 
 
-def test_a_filter_needs_no_pipeline() -> None:
-    done = command_line(("streams", "faust", "clickhouse_connect"), "usage", "--help")
+@pytest.mark.parametrize("name", ["usage", "price"])
+def test_a_filter_needs_no_pipeline(name: str) -> None:
+    done = command_line(("streams", "faust", "clickhouse_connect", "numpy", "genai_prices"), name, "--help")
     assert done.returncode == 0, done.stderr
