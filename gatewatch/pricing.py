@@ -135,16 +135,18 @@ def evaluate(price: Price, fields: Mapping[str, Any]) -> Evaluation:
     counts: list[Any] = []
     refused: Any = 0 * total_input
     tier = bisect_left(price.thresholds, total_input) if type(total_input) is int else None
+    used = fields.keys()
     for charge in price.charges:
-        if not charge.constant and fields.keys().isdisjoint(charge.plus):
-            count = 0 if fields.keys().isdisjoint(charge.minus) else _count(charge, fields)
+        if not charge.constant and used.isdisjoint(charge.plus):
+            count = 0 if used.isdisjoint(charge.minus) else _count(charge, fields)
             counts.append(count)
             refused = refused | (count < 0)
             continue
         count = _count(charge, fields)
         counts.append(count)
         rates = charge.rates
-        wrong = (count < 0) | (count > MAX_PICO // max(max(rates), 1))
+        dearest = rates[0] if len(rates) == 1 else max(rates)
+        wrong = (count < 0) | (count > MAX_PICO // (dearest or 1))
         refused = refused | wrong
         if tier is not None:
             amount = count * rates[tier]
@@ -323,7 +325,7 @@ def price(
     if result.refused:
         raise UsageError(_contradiction(found, result))
     reasons = reasons_of(found, counted, fields, result.unsure)
-    parts = {part: result.parts[part] for part in PARTS if result.parts.get(part)}
+    parts = {part: pico for part, pico in result.parts.items() if pico}
     total = sum(parts.values())
     if reasons and not any(result.counts) and not found.free:
         return _unpriced(counted, "; ".join(reasons), (), found.price_id, reported_cost_usd)
