@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 
 import gatewatch.events
+from docs.price_source import price_file
 from gatewatch.events import (
     EVENTS_TOPIC,
     KINDS,
@@ -286,6 +287,7 @@ GENERATED: Final[Mapping[str, Callable[[], str]]] = {
     "docs/events.md": event_page,
     "docs/settings.md": markdown,
     "docs/traffic_profile.md": traffic_profile,
+    "gatewatch/price_data/genai_prices.json": price_file,
 }
 """What is generated, by its path from the root of the checkout."""
 

@@ -30,7 +30,7 @@ import msgspec
 
 from gatewatch.events import LIMITS
 
-__all__ = ["Usage", "UsageError", "read_usage", "usage_of", "usage_of_chunk"]
+__all__ = ["Usage", "UsageError", "check_usage", "read_usage", "usage_of", "usage_of_chunk"]
 
 Payload: TypeAlias = Mapping[str, Any]
 
@@ -120,7 +120,7 @@ def read_usage(provider: str, usage: Payload, model: str | None = None) -> Usage
                 break
         else:
             result = _read_total_only(provider, usage)
-    _check(result)
+    check_usage(result)
     if result == _NOTHING_SAID:
         raise _NoCounts
     return result
@@ -215,8 +215,8 @@ def _says(provider: object, *words: str) -> bool:
     return any(word in name for word in words)
 
 
-def _check(usage: Usage) -> None:
-    """Raise for a part that is larger than its whole."""
+def check_usage(usage: Usage) -> None:
+    """Raise :class:`UsageError` for a part that is larger than its whole."""
     input_tokens = usage.input_tokens
     output_tokens = usage.output_tokens
     if input_tokens is not None:
@@ -494,7 +494,8 @@ def _read_gemini(provider: str, usage: Payload) -> Usage:
         output_tokens=_plus(answer, thoughts),
         output_reasoning_tokens=thoughts,
         input_audio_tokens=_plus(inputs.get("AUDIO"), tools.get("AUDIO")),
-        cache_audio_read_tokens=cached.get("AUDIO"),
+        # A list of what was cached that names no audio says that none was.
+        cache_audio_read_tokens=cached.get("AUDIO", 0 if cached and inputs.get("AUDIO") else None),
         output_audio_tokens=outputs.get("AUDIO"),
         # genai-prices counts documents as images, whose price they share.
         input_image_tokens=_plus(
@@ -879,7 +880,7 @@ def usage_of_chunk(chunk: object, so_far: Usage | None, provider: str = "") -> U
     if so_far is None:
         return new
     merged = _merge(so_far, new)
-    _check(merged)
+    check_usage(merged)
     return merged
 
 

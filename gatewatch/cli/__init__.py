@@ -14,6 +14,7 @@ from typing import Final, NoReturn
 FILTERS: Final = {
     # command -> module that has `command`, a function, or `commands`, a Typer group
     "usage": "gatewatch.cli.usage",
+    "price": "gatewatch.cli.price",
 }
 
 PIPELINE: Final = {

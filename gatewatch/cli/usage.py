@@ -12,7 +12,7 @@ import typer
 from gatewatch.usage import UsageError, read_usage
 
 # Longer lines are no usage objects; reading one whole must not need unbounded memory.
-_MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 
 
 def command(
@@ -54,8 +54,8 @@ def answers(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def _answer(line: bytes) -> dict[str, Any]:
-    if len(line) > _MAX_LINE_BYTES:
-        return {"error": f"the line is longer than {_MAX_LINE_BYTES} bytes"}
+    if len(line) > MAX_LINE_BYTES:
+        return {"error": f"the line is longer than {MAX_LINE_BYTES} bytes"}
     try:
         call = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
@@ -81,7 +81,7 @@ def _answer(line: bytes) -> dict[str, Any]:
 def _lines() -> Iterator[bytes]:
     """Standard input's lines; one that is too long is cut just beyond the limit, its rest skipped."""
     source = sys.stdin.buffer
-    while line := source.readline(_MAX_LINE_BYTES + 2):
+    while line := source.readline(MAX_LINE_BYTES + 2):
         yield line
         while line and not line.endswith(b"\n"):
-            line = source.readline(_MAX_LINE_BYTES)
+            line = source.readline(MAX_LINE_BYTES)

@@ -69,6 +69,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         names = file.namelist()
     information = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info/"
     assert "gatewatch/__init__.py" in names
+    # Prices travel with the package: nothing is fetched where it runs.
+    assert {"gatewatch/price_data/genai_prices.json", "gatewatch/price_data/declared.toml"} <= set(names)
     assert [name for name in names if not name.startswith(("gatewatch/", information))] == []
     assert [name for name in names if name.endswith(".pth")] == []
 
@@ -100,6 +102,7 @@ def test_a_command_of_the_pipeline_says_what_it_needs(missing: str, why: str) ->
     )
 
 
-def test_a_filter_needs_no_pipeline() -> None:
-    done = command_line(("streams", "faust", "clickhouse_connect"), "usage", "--help")
+@pytest.mark.parametrize("name", ["usage", "price"])
+def test_a_filter_needs_no_pipeline(name: str) -> None:
+    done = command_line(("streams", "faust", "clickhouse_connect", "numpy", "genai_prices"), name, "--help")
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,43 @@
+"""docs/cost.md: every call on the page answers what the page says, and its Python runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from gatewatch.cli.price import answers
+
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "cost.md").read_text("utf-8")
+EXAMPLES: Final = re.findall(r"^```json\n(.+)\n```\n\n> (.+)$", PAGE, flags=re.MULTILINE)
+CODE: Final = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(("call", "said"), EXAMPLES)
+def test_a_worked_example_answers_what_the_page_says(call: str, said: str) -> None:
+    (answer,) = answers([call.encode()])
+    if answer["error"]:
+        assert said == f"refused: {answer['error']}"
+    elif answer["cost_status"] in ("free", "unpriced"):
+        assert said == answer["explanation"]
+    else:
+        assert said == f"{answer['cost_status']}: {answer['explanation']}"
+        assert f"= ${answer['cost_usd']};" in said
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_python_on_the_page_runs(code: str) -> None:
+    exec(compile(code, "docs/cost.md", "exec"), {})
+
+
+def test_every_policy_has_an_example() -> None:
+    assert len(EXAMPLES) >= 22
+    assert len(CODE) == 2
+    assert PAGE.count("```json") == len(EXAMPLES)
+    sections = re.split(r"^## ", PAGE.partition("## Contracts")[0], flags=re.MULTILINE)[1:]
+    assert [text.splitlines()[0] for text in sections if "```json" not in text] == []
+    statuses = {json.loads(call).get("cost_status", said.split(":")[0]) for call, said in EXAMPLES}
+    assert statuses == {"priced", "partial", "unpriced", "free", "refused"}
