@@ -163,7 +163,7 @@ class Text:
         bodies = [value.removesuffix(b"\n") for value in values]
         self.joined = b"\n".join(bodies)
         self._begins = np.cumsum([0, *(len(body) + 1 for body in bodies[:-1])])
-        self._counted = (-1, 0, 0)
+        self._counted = self._marked = (-1, 0, 0)
 
     def records(self, begins: NDArray[np.int64]) -> NDArray[np.int64]:
         """Index of the record of each line, by where the line begins."""
@@ -173,10 +173,16 @@ class Text:
         """The number within its record of the line that begins there; blank lines are not numbered."""
         counted, upto, lines = self._counted
         if counted != record or upto > begin:
+            counted, upto, lines = self._marked
+        if counted != record or upto > begin:
             upto, lines = int(self._begins[record]), 0
         lines += len(split_record(self.joined[upto:begin]))
         self._counted = (record, begin, lines)
         return lines
+
+    def mark(self) -> None:
+        """Remember how far lines are numbered: a piece's lines are numbered more than once."""
+        self._marked = self._counted
 
 
 class Piece(Struct, frozen=True):
@@ -242,6 +248,7 @@ def decode_values(values: Sequence[bytes]) -> Iterator[Piece]:
         starts = np.empty(room + 1, dtype=np.int64)
         columns = (value, value.view(np.float64), present, status, starts)
         n, at = scan.scan(view, at, LIMITS.line_bytes, *_PLAN, *columns)
+        text.mark()
         record = text.records(starts[:n])
         lines = _Lines(record, status[:n], starts[: n + 1], value[:, :n], present[:, :n])
         yield _piece(text, source, lines)

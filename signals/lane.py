@@ -34,6 +34,7 @@ from signals.sequence import SequenceRanges
 __all__ = ["DeadLetter", "Lane", "LaneRows", "Rules"]
 
 _SLICE_BYTES: Final = 512 * 1024
+_NEWLINE: Final = ord("\n")
 
 
 class Rules(Struct, frozen=True):
@@ -171,7 +172,7 @@ class Lane:
         self._pending: list[tuple[int, int, bytes]] = []
         self.pending_bytes = 0
         self.lines = 0
-        """So many lines were decoded since the beginning, rejects included."""
+        """So many lines were fed since the beginning, rejects and blank ones included."""
         self._reached_ms = 0
         self._begin()
 
@@ -210,8 +211,12 @@ class Lane:
             self._open = _Open(offset - offset % self.rules.chunk_records, False, self.rules)
         self._fed = True
         self.through = offset
-        self._pending.append((offset, appended_ms, value or b""))
-        self.pending_bytes += len(value or b"")
+        value = value or b""
+        self._pending.append((offset, appended_ms, value))
+        self.pending_bytes += len(value)
+        # Not when they are decoded: a flush decodes what is pending of all lanes at once, and two bytes can
+        # be a line that takes hundreds. Comparing is five times as fast as ``bytes.count``.
+        self.lines += 1 + int(np.count_nonzero(np.frombuffer(value, dtype=np.uint8) == _NEWLINE))
         if self.pending_bytes >= _SLICE_BYTES:
             self._decode()
         if offset == self._open.end - 1:
@@ -284,7 +289,6 @@ class Lane:
         for piece in decode_values([record[2] for record in pending]):
             for record, line, value, reject in piece.rejects:
                 self._dead_letter(offsets[record], line, int(appended[record]), reject, value)
-            self.lines += len(piece) + len(piece.rejects)
             if len(piece):
                 self._take(piece, appended[piece.record], offsets)
 

@@ -72,6 +72,9 @@ class _Consumer(Consumer):
             # The agent's turn: what it does not take at once fills its buffer, and that pauses the fetching.
             await asyncio.sleep(0)
             return WaitResults([hand_over], [ended.value], False)
+        except BaseException:
+            interruption.close()
+            raise
         return await super().wait_first(_finish(hand_over, waits_for), interruption)
 
 

@@ -11,7 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gatewatch.events import KINDS, CallEvent, Event, Reject, decode_line, decode_record, encode
+from gatewatch.events import (
+    KINDS,
+    CallEvent,
+    Event,
+    Reject,
+    decode_line,
+    decode_record,
+    encode,
+    split_record,
+)
 from signals import decoder, scan
 from signals.decoder import KIND_NAMES, OPTIONS, Piece, decode_values
 from tests.event import T0_MS, call
@@ -261,3 +270,23 @@ def test_more_lines_than_a_piece_holds_are_all_decoded_and_numbered() -> None:
     assert sum(map(len, pieces)) == 5001
     assert [reject[:3] for piece in pieces for reject in piece.rejects] == [(0, 5000, b"{")]
     assert pieces[-1].line(len(pieces[-1]) - 1) == (5001, line)
+
+
+def test_numbering_lines_reads_a_record_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece's lines are numbered in more than one pass; none may begin at the record's start."""
+    read = 0
+
+    def counted(value: bytes) -> list[bytes]:
+        nonlocal read
+        read += len(value)
+        return split_record(value)
+
+    monkeypatch.setattr(decoder, "split_record", counted)
+    good = encode(call(1))
+    value = (good + b"\n" * 300 + b"{\n" + b"\n" * 300) * 400
+    found = []
+    for piece in decode_values([value]):
+        found += [reject[1] for reject in piece.rejects]
+        found += [piece.line(row)[0] for row in range(len(piece))]
+    assert sorted(found) == list(range(800))
+    assert read < 6 * len(value)

@@ -255,6 +255,21 @@ def test_refused_events_name_their_line_among_good_ones() -> None:
     assert [row["call_id"] for row in stored_calls(flushed)] == ["call-1", "call-2"]
 
 
+def test_an_event_that_is_refused_twice_over_is_refused_for_its_usage() -> None:
+    """A chunk's rows say the reason: whoever computes them again must give the same one."""
+    both = call(7, at_ms=T0_MS - 8 * 86_400_000, provider_usage={"input_tokens": -1})
+    assert dead_letters(fed([record(both)])) == [(0, 0, "invalid_usage", record(both))]
+
+
+def test_lines_are_counted_before_they_are_decoded() -> None:
+    """Or what waits for a flush would not count as memory that the flush will take."""
+    lane = Lane(7, 0, RULES)
+    for offset, value in enumerate([b"{\n" * 1000, None, b"\n{"]):
+        lane.feed(offset, T0_MS, value)
+    assert lane.pending_bytes
+    assert lane.lines == 1001 + 1 + 2
+
+
 def test_refused_events_name_their_line_beside_a_line_that_is_none() -> None:
     old = call(7, at_ms=T0_MS - 8 * 86_400_000)
     flushed = fed([record(b"{", old, call(1))])
