@@ -11,7 +11,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from gatewatch.charge import PARTS
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
+from signals.cost import HEAD_BYTES, PART_BYTES, STATUSES
 from signals.signal import CUTS, DIMENSIONS, SHARDS
 from signals.sketch import GAMMA
 from sinks.schema import STORE, VIEWS
@@ -54,17 +56,45 @@ def _decoded(column: Column) -> str:
             return f"if(c.{name} = 0, NULL, (c.{name} - 1) / 1000) AS {decoded}"
         case "nano":
             decoded = name.removesuffix("_nano_usd") + "_usd"
-            return (
-                f"if(c.{name} = 0, NULL, "
-                f"CAST(toDecimal128(c.{name} - 1, 9) / 1000000000, 'Decimal(38, 9)')) AS {decoded}"
-            )
+            return f"if(c.{name} = 0, NULL, {_usd(f'c.{name} - 1')}) AS {decoded}"
         case "maybe":
             return f"if(c.{name} = 0, NULL, c.{name} - 1) AS {name}"
+
+
+def _usd(nano: str) -> str:
+    """Nano-USD as dollars, exactly."""
+    return f"CAST(toDecimal128({nano}, 9) / 1000000000, 'Decimal(38, 9)')"
+
+
+def _cost_columns() -> list[str]:
+    """What the bytes of ``calls.cost`` say (:mod:`signals.cost`)."""
+
+    def number(at: int | str, size: int) -> str:
+        return f"reinterpretAsUInt{8 * size}(reverse(substring(c.cost, {at}, {size})))"
+
+    lines = number(HEAD_BYTES, 1)
+    places = f"arrayMap(i -> {HEAD_BYTES + 1} + {PART_BYTES} * i, range({lines}))"
+    named = ", ".join(f"'{part}'" for part in PARTS)
+    parts = (
+        f"mapFromArrays(arrayMap(at -> [{named}][1 + {number('at', 1)}], {places}), "
+        f"arrayMap(at -> {_usd(number('at + 1', 8))}, {places}))"
+    )
+    tail = f"substring(c.cost, {HEAD_BYTES + 1} + {PART_BYTES} * {lines})"
+    statuses = ", ".join(f"'{status}'" for status in STATUSES)
+    return [
+        f"if(c.cost = '', '', [{statuses}][{number(4, 1)}]) AS cost_status",
+        f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(number(5, 8))}) AS cost_usd",
+        f"{parts} AS cost_parts_usd",
+        f"splitByChar(char(0), {tail})[1] AS price_id",
+        f"splitByChar(char(0), {tail})[2] AS cost_reason",
+        f"if(c.cost = '', NULL, {number(1, 2)}) AS cost_revision",
+    ]
 
 
 _CALLS: Final = """\
 SELECT
     {columns},
+    {cost},
     multiIf(
         bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 3, 'provider',
         bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 2, 'estimated',
@@ -75,7 +105,10 @@ SELECT
     arrayFilter((part, bit) -> bitAnd(c.parts, bit) != 0,
         ['request', 'token', 'response', 'latency', 'call'], [1, 2, 4, 8, 16]) AS parts_seen
 FROM {store}.calls AS c FINAL""".format(
-    columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS), shift=RANK_SHIFT, store=STORE
+    columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS),
+    cost=",\n    ".join(_cost_columns()),
+    shift=RANK_SHIFT,
+    store=STORE,
 )
 
 
