@@ -4,17 +4,18 @@ The policy is :mod:`gatewatch.charge`'s and the arithmetic :mod:`gatewatch.prici
 which rows share a price, and how a cost is stored. A property test holds it against
 :func:`gatewatch.pricing.price` call by call.
 
-A cost is stored as one value, because its parts must come from one computation. The parts of a call are
-merged by the largest value (:mod:`signals.column`), so the bytes are laid out such that the larger is the
-better: a later revision (``gatewatch reprice`` raises it), then usage from a better source, then a better
-status, then more money::
+The amounts of a cost are stored as one value, because they must come from one computation. The parts of a
+call are merged by the largest value (:mod:`signals.column`), so the bytes are laid out such that the larger
+is the better: a later revision (``gatewatch reprice`` raises it), then usage from a better source, then a better
+status::
 
-    revision uint16 | rank of usage uint8 | status uint8 | total uint64 | k uint8
-    k times: part uint8, index into PARTS | amount uint64
-    price id, a zero byte, the reasons why the cost is not whole
+    revision uint16 | rank of usage << 4, status uint8 | k, and 128 where amounts take 8 bytes and not 5 uint8
+    total
+    k times: part uint8, index into PARTS | amount
 
 All numbers are big-endian, all amounts nano-USD. An empty value is no cost: the event says nothing of how
-the call ended.
+the call ended. Beside it stands ``price``: the first three bytes as hexadecimal digits, so that the same one
+wins, then the price's id, a zero byte, and the reasons why the cost is not whole.
 """
 
 from __future__ import annotations
@@ -35,12 +36,17 @@ from gatewatch.pricing import FIELDS, TOOL_SUMS, UNKNOWN_CACHED_AUDIO, Evaluatio
 from gatewatch.usage import WHOLES
 from signals.column import CALL_KINDS, RANK_SHIFT
 
-__all__ = ["HEAD_BYTES", "PART_BYTES", "STATUSES", "costs"]
+__all__ = ["HEAD_BYTES", "NARROW_BYTES", "PRICE_HEAD", "STATUSES", "WIDE", "WIDE_BYTES", "costs"]
 
 STATUSES: Final = ("unpriced", "provider_reported", "partial", "free", "priced")
 """Index + 1 is what is stored: of two costs by the same usage, the better status wins."""
-HEAD_BYTES: Final = 13
-PART_BYTES: Final = 9
+HEAD_BYTES: Final = 4
+WIDE: Final = 128
+WIDE_BYTES: Final = 8
+NARROW_BYTES: Final = 5
+"""Amounts below $1,099 fit into it: all but none. Every byte counts, in the engine most of all."""
+PRICE_HEAD: Final = 6
+"""Digits at the beginning of ``price``."""
 
 _UNPRICED, _REPORTED, _PARTIAL, _FREE, _PRICED = range(1, len(STATUSES) + 1)
 _ENDED: Final = CALL_KINDS[Response] | CALL_KINDS[Call]
@@ -54,8 +60,8 @@ Ints = NDArray[np.int64]
 Rows = NDArray[np.intp]
 
 
-def costs(table: pa.Table, book: PriceBook) -> pa.Array:
-    """The cost of each call event, as it is stored; shape (n,).
+def costs(table: pa.Table, book: PriceBook) -> dict[str, pa.Array]:
+    """What is stored of the cost of each call event: the columns ``cost`` and ``price``; shape (n,).
 
     Parameters
     ----------
@@ -94,7 +100,7 @@ def costs(table: pa.Table, book: PriceBook) -> pa.Array:
             silent = said.get("cache_audio_read_tokens", np.zeros(len(rows), dtype=np.int64)) == 0
             fields[UNKNOWN_CACHED_AUDIO] = silent.astype(np.int64)
         _price_rows(found, rows, rank, reported, price, said, fields, unknown_tools)
-    return found.array()
+    return {"cost": found.costs(), "price": found.prices()}
 
 
 def _price_rows(
@@ -252,7 +258,9 @@ class _Found:
     def __init__(self, n: int) -> None:
         self._n = n
         self._rows: list[NDArray[Any]] = []
-        self._values: list[pa.Array] = []
+        self._costs: list[pa.Array] = []
+        self._prices: dict[str, int] = {"": 0}
+        self._price = np.zeros(n, dtype=np.int32)
 
     def add(
         self,
@@ -268,31 +276,34 @@ class _Found:
         size = len(rows)
         if not size:
             return
-        tail = f"{price_id}\0{reason}".encode()
-        body = HEAD_BYTES + PART_BYTES * len(amounts)
-        out = np.zeros((size, body + len(tail)), dtype=np.uint8)
-        out[:, 2] = rank[rows]
-        out[:, 3] = status
         if total is None:
             total = np.zeros(size, dtype=np.int64)
             for _, amount in amounts:
                 total = total + amount
-        out[:, 4:12] = _big_endian(total)
-        out[:, 12] = len(amounts)
-        for i, (part, amount) in enumerate(amounts):
-            at = HEAD_BYTES + PART_BYTES * i
+        wide = int(total.max()) >> (8 * NARROW_BYTES) > 0
+        width = WIDE_BYTES if wide else NARROW_BYTES
+        out = np.zeros((size, HEAD_BYTES + width + (1 + width) * len(amounts)), dtype=np.uint8)
+        grade = (rank[rows] << 4) | status
+        out[:, 2] = grade
+        out[:, 3] = len(amounts) | (WIDE if wide else 0)
+        at = HEAD_BYTES
+        out[:, at : at + width] = _big_endian(total, width)
+        at += width
+        for part, amount in amounts:
             out[:, at] = part
-            out[:, at + 1 : at + PART_BYTES] = _big_endian(amount)
-        out[:, body:] = np.frombuffer(tail, dtype=np.uint8)
-        offsets = np.arange(size + 1, dtype=np.int32) * out.shape[1]
+            out[:, at + 1 : at + 1 + width] = _big_endian(amount, width)
+            at += 1 + width
+        offsets = np.arange(size + 1, dtype=np.int32) * np.int32(at)
         self._rows.append(rows)
-        self._values.append(
-            pa.BinaryArray.from_buffers(
-                pa.binary(), size, [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(out)]
-            )
+        self._costs.append(
+            pa.BinaryArray.from_buffers(pa.binary(), size, [None, pa.py_buffer(offsets), pa.py_buffer(out)])
         )
+        for value in np.unique(grade).tolist():
+            text = f"0000{value:02x}{price_id}\0{reason}"
+            code = self._prices.setdefault(text, len(self._prices))
+            self._price[rows[grade == value]] = code
 
-    def array(self) -> pa.Array:
+    def costs(self) -> pa.Array:
         """All of them in the order of their rows; empty where there is none."""
         if not self._rows:
             return pa.repeat(pa.scalar(b"", pa.binary()), self._n)
@@ -300,9 +311,13 @@ class _Found:
         rows = np.concatenate(self._rows)
         place[rows] = np.arange(len(rows))
         place[place < 0] = len(rows)
-        values = pa.concat_arrays([*self._values, pa.array([b""], pa.binary())])
+        values = pa.concat_arrays([*self._costs, pa.array([b""], pa.binary())])
         return values.take(pa.array(place))
 
+    def prices(self) -> pa.Array:
+        """Their prices and reasons, as a dictionary."""
+        return pa.DictionaryArray.from_arrays(pa.array(self._price), pa.array(list(self._prices)))
 
-def _big_endian(numbers: Ints) -> NDArray[np.uint8]:
-    return numbers.astype(">u8").view(np.uint8).reshape(len(numbers), 8)
+
+def _big_endian(numbers: Ints, width: int) -> NDArray[np.uint8]:
+    return numbers.astype(">u8").view(np.uint8).reshape(len(numbers), 8)[:, 8 - width :]

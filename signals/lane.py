@@ -384,7 +384,8 @@ class Lane:
             chunk.reject(reason, appended_ms)
         table = open_.calls.table()
         if table is not None:
-            table = table.append_column("cost", costs(table, self._book))
+            for name, column in costs(table, self._book).items():
+                table = table.append_column(name, column)
         if open_.seq:
             emitter = pa.chunked_array(open_.emitter).combine_chunks().dictionary_encode()
             duplicate = chunk.sequences.see(

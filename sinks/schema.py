@@ -99,6 +99,7 @@ TABLES: Final = (
             *(StoredColumn(column.name, _call_type(column)) for column in CALL_COLUMNS),
             StoredColumn("parts", "SimpleAggregateFunction(groupBitOr, UInt8)"),
             StoredColumn("cost", "SimpleAggregateFunction(max, String)"),
+            StoredColumn("price", "SimpleAggregateFunction(max, LowCardinality(String))"),
         ),
         engine="AggregatingMergeTree",
         order_by="(started_at, call_id)",

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from gatewatch.charge import PARTS
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
-from signals.cost import HEAD_BYTES, PART_BYTES, STATUSES
+from signals.cost import HEAD_BYTES, NARROW_BYTES, PRICE_HEAD, STATUSES, WIDE, WIDE_BYTES
 from signals.signal import CUTS, DIMENSIONS, SHARDS
 from signals.sketch import GAMMA
 from sinks.schema import STORE, VIEWS
@@ -69,25 +69,26 @@ def _usd(nano: str) -> str:
 def _cost_columns() -> list[str]:
     """What the bytes of ``calls.cost`` say (:mod:`signals.cost`)."""
 
-    def number(at: int | str, size: int) -> str:
-        return f"reinterpretAsUInt{8 * size}(reverse(substring(c.cost, {at}, {size})))"
+    def number(at: int | str, size: int | str) -> str:
+        return f"reinterpretAsUInt64(reverse(substring(c.cost, {at}, {size})))"
 
-    lines = number(HEAD_BYTES, 1)
-    places = f"arrayMap(i -> {HEAD_BYTES + 1} + {PART_BYTES} * i, range({lines}))"
+    kinds = number(HEAD_BYTES, 1)
+    width = f"if({kinds} >= {WIDE}, {WIDE_BYTES}, {NARROW_BYTES})"
+    first = f"{HEAD_BYTES + 1} + {width}"
+    places = f"arrayMap(i -> {first} + (1 + {width}) * i, range({kinds} % {WIDE}))"
     named = ", ".join(f"'{part}'" for part in PARTS)
     parts = (
         f"mapFromArrays(arrayMap(at -> [{named}][1 + {number('at', 1)}], {places}), "
-        f"arrayMap(at -> {_usd(number('at + 1', 8))}, {places}))"
+        f"arrayMap(at -> {_usd(number('at + 1', width))}, {places}))"
     )
-    tail = f"substring(c.cost, {HEAD_BYTES + 1} + {PART_BYTES} * {lines})"
     statuses = ", ".join(f"'{status}'" for status in STATUSES)
     return [
-        f"if(c.cost = '', '', [{statuses}][{number(4, 1)}]) AS cost_status",
-        f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(number(5, 8))}) AS cost_usd",
+        f"if(c.cost = '', '', [{statuses}][{number(3, 1)} % 16]) AS cost_status",
+        f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(number(HEAD_BYTES + 1, width))}) AS cost_usd",
         f"{parts} AS cost_parts_usd",
-        f"splitByChar(char(0), {tail})[1] AS price_id",
-        f"splitByChar(char(0), {tail})[2] AS cost_reason",
-        f"if(c.cost = '', NULL, {number(1, 2)}) AS cost_revision",
+        f"splitByChar(char(0), substring(c.price, {PRICE_HEAD + 1}))[1] AS price_id",
+        f"splitByChar(char(0), substring(c.price, {PRICE_HEAD + 1}))[2] AS cost_reason",
+        f"if(c.cost = '', NULL, toUInt16({number(1, 2)})) AS cost_revision",
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +16,15 @@ from gatewatch.price_book import PriceBook, default_book
 from gatewatch.pricing import Cost, price
 from gatewatch.usage import Usage, UsageError
 from signals.column import CallBatch
-from signals.cost import HEAD_BYTES, PART_BYTES, STATUSES, costs
+from signals.cost import (
+    HEAD_BYTES,
+    NARROW_BYTES,
+    PRICE_HEAD,
+    STATUSES,
+    WIDE,
+    WIDE_BYTES,
+    costs,
+)
 from tests.event import T0_MS, pieces
 
 BASE: dict[str, Any] = {"at_ms": T0_MS, "gateway": "eu-1", "call_id": "c", "started_at_ms": T0_MS - 500}
@@ -26,31 +34,33 @@ HAIKU: dict[str, Any] = {"provider": "anthropic", "model": "claude-haiku-4-5"}
 class Stored:
     """A stored cost, taken apart."""
 
-    def __init__(self, value: bytes) -> None:
-        self.revision = int.from_bytes(value[:2], "big")
-        self.rank = value[2]
-        self.status = STATUSES[value[3] - 1]
-        self.total = int.from_bytes(value[4:12], "big")
-        end = HEAD_BYTES + PART_BYTES * value[12]
-        lines = [value[at : at + PART_BYTES] for at in range(HEAD_BYTES, end, PART_BYTES)]
+    def __init__(self, cost: bytes, price: str) -> None:
+        assert price.startswith(cost[:3].hex())
+        self.revision = int.from_bytes(cost[:2], "big")
+        self.rank, self.status = cost[2] >> 4, STATUSES[(cost[2] & 15) - 1]
+        width = WIDE_BYTES if cost[3] & WIDE else NARROW_BYTES
+        self.total = int.from_bytes(cost[HEAD_BYTES : HEAD_BYTES + width], "big")
+        first, size = HEAD_BYTES + width, 1 + width
+        lines = [cost[at : at + size] for at in range(first, len(cost), size)]
+        assert len(lines) == cost[3] % WIDE
         self.parts = {PARTS[line[0]]: int.from_bytes(line[1:], "big") for line in lines}
-        self.price_id, self.reason = value[end:].decode().split("\0")
+        self.price_id, self.reason = price[PRICE_HEAD:].split("\0")
 
 
-def stored(*events: CallEvent, book: PriceBook | None = None) -> list[bytes]:
+def stored(*events: CallEvent, book: PriceBook | None = None) -> list[tuple[bytes, str]]:
     batch = CallBatch()
     for piece in pieces(*events):
-        batch.add(piece, pa.array(range(len(piece))).to_numpy())
+        batch.add(piece, np.arange(len(piece)))
     table = batch.table()
     assert table is not None
-    values = costs(table, book or default_book()).to_pylist()
-    assert len(values) == len(events)
-    return values  # type: ignore[no-any-return]
+    columns = costs(table, book or default_book())
+    assert columns.keys() == {"cost", "price"}
+    return list(zip(columns["cost"].to_pylist(), columns["price"].to_pylist(), strict=True))
 
 
 def one(event: CallEvent, book: PriceBook | None = None) -> Stored:
     (value,) = stored(event, book=book)
-    return Stored(value)
+    return Stored(*value)
 
 
 MODELS = st.sampled_from(
@@ -135,7 +145,7 @@ def expected(event: Call, book: PriceBook) -> Cost | None:
 @given(st.lists(calls(), min_size=1, max_size=8), st.sampled_from(BOOKS))
 def test_columns_cost_what_single_calls_cost(events: list[Call], book: PriceBook) -> None:
     for event, value in zip(events, stored(*events, book=book), strict=True):
-        found, want = Stored(value), expected(event, book)
+        found, want = Stored(*value), expected(event, book)
         said = {name: getattr(event, name) for name in FIELDS}
         if all(count is None for count in said.values()) and not event.tool_requests:
             assert (found.status, found.reason) == ("unpriced", "no usage came with the call")
@@ -161,7 +171,7 @@ def test_only_what_tells_how_a_call_ended_has_a_cost() -> None:
         Token(**BASE, **HAIKU, output_tokens_so_far=5),
         Latency(**BASE, **HAIKU),
     ]
-    assert stored(*parts) == [b"", b"", b""]
+    assert stored(*parts) == [(b"", "")] * 3
     assert one(Response(**BASE, **HAIKU, input_tokens=1000, output_tokens=100)).total == 1_500_000
 
 
@@ -208,15 +218,25 @@ def test_counts_that_contradict_each_other_have_no_price_and_say_why(counts: dic
 
 
 def test_the_larger_value_is_the_better_cost() -> None:
-    """Storage keeps it: the provider's usage beats an estimate, a price beats none, then more money wins."""
+    """Storage keeps it: the provider's usage beats an estimate, a price beats none."""
     usage: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 100}
-    less: dict[str, Any] = {"input_tokens": 10, "output_tokens": 1}
     ranked = stored(
         Call(**BASE, **HAIKU),
         Call(**BASE, **HAIKU, **usage, usage_source="estimated"),
         Call(**BASE, provider="nobody", model="m", **usage),
-        Call(**BASE, **HAIKU, **less),
         Call(**BASE, **HAIKU, **usage),
     )
     assert ranked == sorted(ranked)
-    assert len(set(ranked)) == len(ranked)
+    assert [cost for cost, _ in ranked] == sorted({cost for cost, _ in ranked})
+
+
+def test_amounts_of_any_size_are_kept() -> None:
+    dear: dict[str, Any] = {
+        "provider": "openai",
+        "model": "no-such-model",
+        "input_tokens": 1,
+        "output_tokens": 1,
+    }
+    for usd in (1099.0, 1100.0, 400_000.0):
+        found = one(Call(**BASE, **dear, reported_cost_usd=usd))
+        assert found.total == int(usd * 10**9)
