@@ -98,8 +98,6 @@ TABLES: Final = (
         columns=(
             *(StoredColumn(column.name, _call_type(column)) for column in CALL_COLUMNS),
             StoredColumn("parts", "SimpleAggregateFunction(groupBitOr, UInt8)"),
-            StoredColumn("cost", "SimpleAggregateFunction(max, String)"),
-            StoredColumn("price", "SimpleAggregateFunction(max, LowCardinality(String))"),
         ),
         engine="AggregatingMergeTree",
         order_by="(started_at, call_id)",
@@ -107,7 +105,7 @@ TABLES: Final = (
         ttl="toDateTime(started_at) + toIntervalDay(400)",
         indexes=("INDEX by_call_id call_id TYPE bloom_filter(0.01) GRANULARITY 1",),
         settings=COMPACT_PARTS,
-        purpose="One row a call once merged; encodings as signals/column.py and signals/cost.py say.",
+        purpose="One row a call once merged; encodings as signals/column.py says.",
     ),
     Table(
         name="texts",
