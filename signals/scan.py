@@ -6,7 +6,7 @@ Compiled by numba when it is first used on a machine: some seconds, and the resu
 It reads only what it is certain of and says of every other line that it is not; those are left to
 :func:`gatewatch.events.decode_line`. So it knows no escapes, no whitespace but single spaces after a comma or
 colon, no exponents, no negative numbers and no nesting but flat objects of text: gateways that send any of
-these pay some microseconds for each such line.
+these pay some twenty microseconds for each such line.
 
 Reading eight bytes at a time follows "Bit Twiddling Hacks" (Anderson), *determine if a word has a byte
 less than n*. Decimals are read as in Clinger, "How to read floating point numbers accurately" (PLDI 1990):
