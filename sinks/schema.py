@@ -98,6 +98,8 @@ TABLES: Final = (
         columns=(
             *(StoredColumn(column.name, _call_type(column)) for column in CALL_COLUMNS),
             StoredColumn("parts", "SimpleAggregateFunction(groupBitOr, UInt8)"),
+            StoredColumn("cost", "SimpleAggregateFunction(max, String)"),
+            StoredColumn("price", "SimpleAggregateFunction(max, LowCardinality(String))"),
         ),
         engine="AggregatingMergeTree",
         order_by="(started_at, call_id)",
@@ -105,7 +107,7 @@ TABLES: Final = (
         ttl="toDateTime(started_at) + toIntervalDay(400)",
         indexes=("INDEX by_call_id call_id TYPE bloom_filter(0.01) GRANULARITY 1",),
         settings=COMPACT_PARTS,
-        purpose="One row a call once merged; encodings as signals/column.py says.",
+        purpose="One row a call once merged; encodings as signals/column.py and signals/cost.py say.",
     ),
     Table(
         name="texts",

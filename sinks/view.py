@@ -11,7 +11,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from gatewatch.charge import PARTS
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
+from signals.cost import HEAD_BYTES, NARROW_BYTES, PRICE_HEAD, STATUSES, WIDE, WIDE_BYTES
 from signals.signal import CUTS, DIMENSIONS, SHARDS
 from signals.sketch import GAMMA
 from sinks.schema import STORE, VIEWS
@@ -54,17 +56,46 @@ def _decoded(column: Column) -> str:
             return f"if(c.{name} = 0, NULL, (c.{name} - 1) / 1000) AS {decoded}"
         case "nano":
             decoded = name.removesuffix("_nano_usd") + "_usd"
-            return (
-                f"if(c.{name} = 0, NULL, "
-                f"CAST(toDecimal128(c.{name} - 1, 9) / 1000000000, 'Decimal(38, 9)')) AS {decoded}"
-            )
+            return f"if(c.{name} = 0, NULL, {_usd(f'c.{name} - 1')}) AS {decoded}"
         case "maybe":
             return f"if(c.{name} = 0, NULL, c.{name} - 1) AS {name}"
+
+
+def _usd(nano: str) -> str:
+    """Nano-USD as dollars, exactly."""
+    return f"CAST(toDecimal128({nano}, 9) / 1000000000, 'Decimal(38, 9)')"
+
+
+def _cost_columns() -> list[str]:
+    """What the bytes of ``calls.cost`` say (:mod:`signals.cost`)."""
+
+    def number(at: int | str, size: int | str) -> str:
+        return f"reinterpretAsUInt64(reverse(substring(c.cost, {at}, {size})))"
+
+    kinds = number(HEAD_BYTES, 1)
+    width = f"if({kinds} >= {WIDE}, {WIDE_BYTES}, {NARROW_BYTES})"
+    first = f"{HEAD_BYTES + 1} + {width}"
+    places = f"arrayMap(i -> {first} + (1 + {width}) * i, range({kinds} % {WIDE}))"
+    named = ", ".join(f"'{part}'" for part in PARTS)
+    parts = (
+        f"mapFromArrays(arrayMap(at -> [{named}][1 + {number('at', 1)}], {places}), "
+        f"arrayMap(at -> {_usd(number('at + 1', width))}, {places}))"
+    )
+    statuses = ", ".join(f"'{status}'" for status in STATUSES)
+    return [
+        f"if(c.cost = '', '', [{statuses}][{number(3, 1)} % 16]) AS cost_status",
+        f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(number(HEAD_BYTES + 1, width))}) AS cost_usd",
+        f"{parts} AS cost_parts_usd",
+        f"splitByChar(char(0), substring(c.price, {PRICE_HEAD + 1}))[1] AS price_id",
+        f"splitByChar(char(0), substring(c.price, {PRICE_HEAD + 1}))[2] AS cost_reason",
+        f"if(c.cost = '', NULL, toUInt16({number(1, 2)})) AS cost_revision",
+    ]
 
 
 _CALLS: Final = """\
 SELECT
     {columns},
+    {cost},
     multiIf(
         bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 3, 'provider',
         bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 2, 'estimated',
@@ -75,7 +106,10 @@ SELECT
     arrayFilter((part, bit) -> bitAnd(c.parts, bit) != 0,
         ['request', 'token', 'response', 'latency', 'call'], [1, 2, 4, 8, 16]) AS parts_seen
 FROM {store}.calls AS c FINAL""".format(
-    columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS), shift=RANK_SHIFT, store=STORE
+    columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS),
+    cost=",\n    ".join(_cost_columns()),
+    shift=RANK_SHIFT,
+    store=STORE,
 )
 
 
