@@ -4,18 +4,20 @@ The policy is :mod:`gatewatch.charge`'s and the arithmetic :mod:`gatewatch.prici
 which rows share a price, and how a cost is stored. A property test holds it against
 :func:`gatewatch.pricing.price` call by call.
 
-The amounts of a cost are stored as one value, because they must come from one computation. The parts of a
-call are merged by the largest value (:mod:`signals.column`), so the bytes are laid out such that the larger
-is the better: a later revision (``gatewatch reprice`` raises it), then usage from a better source, then a better
-status::
+The parts of a call are merged by the largest value of each column (:mod:`signals.column`), and the amounts of
+a cost must stay those of one computation. So each of :data:`COLUMNS` is a number whose upper bits say which
+computation it is of, the same in all of them, zeros included::
 
-    revision uint16 | rank of usage << 4, status uint8 | k, and 128 where amounts take 8 bytes and not 5 uint8
-    total
-    k times: part uint8, index into PARTS | amount
+    version of the prices << 50 | rank of the usage << 48 | nano-USD
 
-All numbers are big-endian, all amounts nano-USD. An empty value is no cost: the event says nothing of how
-the call ended. Beside it stands ``price``: the first three bytes as hexadecimal digits, so that the same one
-wins, then the price's id, a zero byte, and the reasons why the cost is not whole.
+A higher version (a changed price list or contract, ``gatewatch reprice``) replaces all of a lower one, and
+usage from a better source all of a worse one. Two events of one call that have the same of both merge part by
+part, as their counts do. The total is never stored: it is the sum of the parts, in the view.
+
+Two texts stand beside them, which begin with the same version and rank as five hexadecimal digits: ``price``,
+with the status, the price's id and the reasons why the cost is not whole; and ``cost_details``, what
+``cost_other`` and ``cost_cache_write`` are made of, which is empty for most calls. Zero, or no text, is no
+cost: the event says nothing of how the call ended.
 """
 
 from __future__ import annotations
@@ -30,43 +32,61 @@ from numpy.typing import NDArray
 
 from gatewatch.charge import PARTS
 from gatewatch.events import Call, Response
-from gatewatch.money import nano_parts
+from gatewatch.money import PICO_PER_NANO, nano_parts
 from gatewatch.price_book import Price, PriceBook, Unpriced
 from gatewatch.pricing import FIELDS, TOOL_SUMS, UNKNOWN_CACHED_AUDIO, Evaluation, evaluate
 from gatewatch.usage import WHOLES
 from signals.column import CALL_KINDS, RANK_SHIFT
 
-__all__ = ["HEAD_BYTES", "NARROW_BYTES", "PRICE_HEAD", "STATUSES", "WIDE", "WIDE_BYTES", "costs"]
+__all__ = ["AMOUNT_BITS", "COLUMNS", "HEAD_DIGITS", "STATUSES", "costs"]
 
 STATUSES: Final = ("unpriced", "provider_reported", "partial", "free", "priced")
 """Index + 1 is what is stored: of two costs by the same usage, the better status wins."""
-HEAD_BYTES: Final = 4
-WIDE: Final = 128
-WIDE_BYTES: Final = 8
-NARROW_BYTES: Final = 5
-"""Amounts below $1,099 fit into it: all but none. Every byte counts, in the engine most of all."""
-PRICE_HEAD: Final = 6
-"""Digits at the beginning of ``price``."""
+COLUMNS: Final = {
+    "cost_input": ("input",),
+    "cost_cache_read": ("cache_read",),
+    "cost_cache_write": ("cache_write", "cache_write_5m", "cache_write_1h"),
+    "cost_output": ("output",),
+    "cost_reasoning": ("reasoning",),
+    "cost_other": (
+        "input_audio",
+        "cache_audio_read",
+        "output_audio",
+        "input_image",
+        "output_image",
+        "tools",
+        "request",
+    ),
+}
+"""The parts that each column sums."""
+AMOUNT_BITS: Final = 48
+"""An amount is below $281,475."""
+HEAD_DIGITS: Final = 5
 
+_RANK_BITS: Final = 2
+_VERSION_MOST: Final = (1 << (63 - AMOUNT_BITS - _RANK_BITS)) - 1
 _UNPRICED, _REPORTED, _PARTIAL, _FREE, _PRICED = range(1, len(STATUSES) + 1)
 _ENDED: Final = CALL_KINDS[Response] | CALL_KINDS[Call]
 _COUNT: Final = (1 << RANK_SHIFT) - 1
 _DAY_MS: Final = 86_400_000
 _NO_USAGE: Final = "no usage came with the call"
 _CACHE_HIT: Final = "answered by the gateway's own cache"
-_CONTRADICTION: Final = "the counts contradict each other, or make more than half a million dollars"
+_CONTRADICTION: Final = "the counts contradict each other, or make more than any call can cost"
+_ABSURD: Final = "the reported cost is more than any call can cost"
 
 Ints = NDArray[np.int64]
 Rows = NDArray[np.intp]
 
 
-def costs(table: pa.Table, book: PriceBook) -> dict[str, pa.Array]:
-    """What is stored of the cost of each call event: the columns ``cost`` and ``price``; shape (n,).
+def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Array]:
+    """What is stored of the cost of each call event, by column; shape (n,).
 
     Parameters
     ----------
     table
         Call events as :meth:`signals.column.CallBatch.table` gives them.
+    version
+        Of the prices, from 1; with the same version, the same event has the same cost.
     """
     n = table.num_rows
     parts = table["parts"].to_numpy()
@@ -81,8 +101,8 @@ def costs(table: pa.Table, book: PriceBook) -> dict[str, pa.Array]:
     ended = (parts & _ENDED) != 0
     rank = np.maximum(_numbers(table, "input_tokens"), _numbers(table, "output_tokens")) >> RANK_SHIFT
     reported = _numbers(table, "reported_cost_nano_usd")
-    found = _Found(n)
-    found.add(np.flatnonzero(ended & hits), rank, _FREE, [], "", _CACHE_HIT)
+    found = _Found(n, version)
+    found.add(np.flatnonzero(ended & hits), rank, _FREE, {}, "", _CACHE_HIT)
     _unpriced(found, np.flatnonzero(ended & ~hits & ~known), rank, reported, "", _NO_USAGE)
     for rows, price in _priced_alike(table, np.flatnonzero(ended & ~hits & known), book):
         if isinstance(price, Unpriced):
@@ -100,7 +120,7 @@ def costs(table: pa.Table, book: PriceBook) -> dict[str, pa.Array]:
             silent = said.get("cache_audio_read_tokens", np.zeros(len(rows), dtype=np.int64)) == 0
             fields[UNKNOWN_CACHED_AUDIO] = silent.astype(np.int64)
         _price_rows(found, rows, rank, reported, price, said, fields, unknown_tools)
-    return {"cost": found.costs(), "price": found.prices()}
+    return found.columns()
 
 
 def _price_rows(
@@ -117,6 +137,7 @@ def _price_rows(
     zero = np.zeros(len(rows), dtype=np.int64)
     result = evaluate(price, {"input_tokens": zero, **fields})
     refused = np.broadcast_to(result.refused, len(rows)) | _contradicts(said, len(rows))
+    refused = refused | (sum(result.parts.values(), zero) >= PICO_PER_NANO << AMOUNT_BITS)
     # Every reason that some row has, and which rows.
     reasons: list[tuple[str, NDArray[np.bool_]]] = [(note, zero == 0) for note in price.notes]
     reasons += [(gap.reason, fields[gap.field] > 0) for gap in price.gaps if gap.field in fields]
@@ -173,25 +194,25 @@ def _by_reasons(
         yield here, [text for text, mask in reasons if mask[first]]
 
 
-def _amounts(result: Evaluation, here: NDArray[np.bool_]) -> list[tuple[int, Ints]]:
-    """Nano-USD of the parts that some of the rows have, by the part's index."""
+def _amounts(result: Evaluation, here: NDArray[np.bool_]) -> dict[str, Ints]:
+    """Nano-USD by part, of the parts that some of the rows have."""
     # A part that is nothing changes no running sum, and most of them are.
-    parts = [
-        (index, np.broadcast_to(result.parts[part], len(here))[here])
-        for index, part in enumerate(PARTS)
-        if part in result.parts
-    ]
-    parts = [(index, pico) for index, pico in parts if pico.any()]
-    nano = nano_parts([pico for _, pico in parts])
-    return [(index, amount) for (index, _), amount in zip(parts, nano, strict=True)]
+    pico = {
+        part: np.broadcast_to(result.parts[part], len(here))[here] for part in PARTS if part in result.parts
+    }
+    pico = {part: amount for part, amount in pico.items() if amount.any()}
+    return dict(zip(pico, nano_parts(pico.values()), strict=True))
 
 
 def _unpriced(found: _Found, rows: Rows, rank: Ints, reported: Ints, price_id: str, reason: str) -> None:
     """Calls without a price: what their gateway says they cost, or nothing, which is not zero."""
+    absurd = reported[rows] > 1 << AMOUNT_BITS
+    found.add(rows[absurd], rank, _UNPRICED, {}, price_id, f"{reason}; {_ABSURD}")
+    rows = rows[~absurd]
     has = reported[rows] > 0
-    found.add(rows[~has], rank, _UNPRICED, [], price_id, reason)
+    found.add(rows[~has], rank, _UNPRICED, {}, price_id, reason)
     # What is reported has no parts: nobody said what it is made of.
-    found.add(rows[has], rank, _REPORTED, [], price_id, reason, reported[rows[has]] - 1)
+    found.add(rows[has], rank, _REPORTED, {}, price_id, reason, reported[rows[has]] - 1)
 
 
 def _priced_alike(table: pa.Table, rows: Rows, book: PriceBook) -> Iterator[tuple[Rows, Price | Unpriced]]:
@@ -255,69 +276,73 @@ def _numbers(table: pa.Table, column: str) -> Ints:
 class _Found:
     """Stored costs of many rows, piece by piece."""
 
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self._rows: list[NDArray[Any]] = []
-        self._costs: list[pa.Array] = []
+    def __init__(self, n: int, version: int) -> None:
+        if not 1 <= version <= _VERSION_MOST:
+            raise ValueError(f"version {version} of the prices is not within 1 and {_VERSION_MOST}")
+        self._version = version
+        self._amounts = {column: np.zeros(n, dtype=np.int64) for column in COLUMNS}
         self._prices: dict[str, int] = {"": 0}
         self._price = np.zeros(n, dtype=np.int32)
+        self._details: dict[int, str] = {}
+        self._n = n
 
     def add(
         self,
         rows: Rows,
         rank: Ints,
         status: int,
-        amounts: list[tuple[int, Ints]],
+        amounts: dict[str, Ints],
         price_id: str,
         reason: str,
-        total: Ints | None = None,
+        reported: Ints | None = None,
     ) -> None:
-        """Costs of rows that have the same status, price, reasons and kinds of parts."""
-        size = len(rows)
-        if not size:
+        """Costs of rows that have the same status, price and reasons.
+
+        Parameters
+        ----------
+        rank
+            Of all rows, not only of these.
+        amounts
+            Nano-USD by part, of these rows.
+        reported
+            What is not made of parts: it goes with the rest.
+        """
+        if not len(rows):
             return
-        if total is None:
-            total = np.zeros(size, dtype=np.int64)
-            for _, amount in amounts:
-                total = total + amount
-        wide = int(total.max()) >> (8 * NARROW_BYTES) > 0
-        width = WIDE_BYTES if wide else NARROW_BYTES
-        out = np.zeros((size, HEAD_BYTES + width + (1 + width) * len(amounts)), dtype=np.uint8)
-        grade = (rank[rows] << 4) | status
-        out[:, 2] = grade
-        out[:, 3] = len(amounts) | (WIDE if wide else 0)
-        at = HEAD_BYTES
-        out[:, at : at + width] = _big_endian(total, width)
-        at += width
-        for part, amount in amounts:
-            out[:, at] = part
-            out[:, at + 1 : at + 1 + width] = _big_endian(amount, width)
-            at += 1 + width
-        offsets = np.arange(size + 1, dtype=np.int32) * np.int32(at)
-        self._rows.append(rows)
-        self._costs.append(
-            pa.BinaryArray.from_buffers(pa.binary(), size, [None, pa.py_buffer(offsets), pa.py_buffer(out)])
-        )
-        for value in np.unique(grade).tolist():
-            text = f"0000{value:02x}{price_id}\0{reason}"
+        head = self._version << _RANK_BITS | rank[rows]
+        for column, parts in COLUMNS.items():
+            value = head << AMOUNT_BITS
+            for part in parts:
+                if part in amounts:
+                    value = value + amounts[part]
+            if reported is not None and column == "cost_other":
+                value = value + reported
+            self._amounts[column][rows] = value
+        for value in np.unique(rank[rows]).tolist():
+            digits = f"{self._version:04x}{value:x}"
+            text = f"{digits}{status}{price_id}\0{reason}"
             code = self._prices.setdefault(text, len(self._prices))
-            self._price[rows[grade == value]] = code
+            self._price[rows[rank[rows] == value]] = code
+        rare = [part for part in amounts if part not in _PLAIN]
+        if rare:
+            for i in np.flatnonzero(sum(amounts[part] for part in rare)).tolist():
+                row = int(rows[i])
+                said = {part: int(amounts[part][i]) for part in rare if amounts[part][i]}
+                self._details[row] = f"{self._version:04x}{rank[row]:x}{_encode(said)}"
 
-    def costs(self) -> pa.Array:
-        """All of them in the order of their rows; empty where there is none."""
-        if not self._rows:
-            return pa.repeat(pa.scalar(b"", pa.binary()), self._n)
-        place = np.full(self._n, -1, dtype=np.int64)
-        rows = np.concatenate(self._rows)
-        place[rows] = np.arange(len(rows))
-        place[place < 0] = len(rows)
-        values = pa.concat_arrays([*self._costs, pa.array([b""], pa.binary())])
-        return values.take(pa.array(place))
-
-    def prices(self) -> pa.Array:
-        """Their prices and reasons, as a dictionary."""
-        return pa.DictionaryArray.from_arrays(pa.array(self._price), pa.array(list(self._prices)))
+    def columns(self) -> dict[str, pa.Array]:
+        """All of them, in the order of their rows."""
+        made = {column: pa.array(amounts) for column, amounts in self._amounts.items()}
+        made["price"] = pa.DictionaryArray.from_arrays(pa.array(self._price), pa.array(list(self._prices)))
+        if self._details:
+            made["cost_details"] = pa.array(
+                [self._details.get(row, "") for row in range(self._n)], pa.string()
+            )
+        return made
 
 
-def _big_endian(numbers: Ints, width: int) -> NDArray[np.uint8]:
-    return numbers.astype(">u8").view(np.uint8).reshape(len(numbers), 8)[:, 8 - width :]
+_PLAIN: Final = frozenset(parts[0] for parts in COLUMNS.values() if len(parts) == 1)
+
+
+def _encode(amounts: dict[str, int]) -> str:
+    return msgspec.json.encode(amounts).decode()

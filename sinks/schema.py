@@ -18,6 +18,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from signals import cost
 from signals.column import CALL_COLUMNS, Column
 from signals.signal import DIMENSIONS
 
@@ -98,8 +99,9 @@ TABLES: Final = (
         columns=(
             *(StoredColumn(column.name, _call_type(column)) for column in CALL_COLUMNS),
             StoredColumn("parts", "SimpleAggregateFunction(groupBitOr, UInt8)"),
-            StoredColumn("cost", "SimpleAggregateFunction(max, String)"),
+            *(StoredColumn(column, "SimpleAggregateFunction(max, UInt64)") for column in cost.COLUMNS),
             StoredColumn("price", "SimpleAggregateFunction(max, LowCardinality(String))"),
+            StoredColumn("cost_details", "SimpleAggregateFunction(max, String)"),
         ),
         engine="AggregatingMergeTree",
         order_by="(started_at, call_id)",

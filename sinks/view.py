@@ -11,9 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from gatewatch.charge import PARTS
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
-from signals.cost import HEAD_BYTES, NARROW_BYTES, PRICE_HEAD, STATUSES, WIDE, WIDE_BYTES
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES
 from signals.signal import CUTS, DIMENSIONS, SHARDS
 from signals.sketch import GAMMA
 from sinks.schema import STORE, VIEWS
@@ -67,28 +66,26 @@ def _usd(nano: str) -> str:
 
 
 def _cost_columns() -> list[str]:
-    """What the bytes of ``calls.cost`` say (:mod:`signals.cost`)."""
-
-    def number(at: int | str, size: int | str) -> str:
-        return f"reinterpretAsUInt64(reverse(substring(c.cost, {at}, {size})))"
-
-    kinds = number(HEAD_BYTES, 1)
-    width = f"if({kinds} >= {WIDE}, {WIDE_BYTES}, {NARROW_BYTES})"
-    first = f"{HEAD_BYTES + 1} + {width}"
-    places = f"arrayMap(i -> {first} + (1 + {width}) * i, range({kinds} % {WIDE}))"
-    named = ", ".join(f"'{part}'" for part in PARTS)
-    parts = (
-        f"mapFromArrays(arrayMap(at -> [{named}][1 + {number('at', 1)}], {places}), "
-        f"arrayMap(at -> {_usd(number('at + 1', width))}, {places}))"
-    )
+    """What the columns of :mod:`signals.cost` say."""
+    amounts = {column: f"bitAnd(c.{column}, {(1 << AMOUNT_BITS) - 1})" for column in COLUMNS}
     statuses = ", ".join(f"'{status}'" for status in STATUSES)
+    said = f"substring(c.price, {HEAD_DIGITS + 2})"
+    details = (
+        f"if(startsWith(c.cost_details, substring(c.price, 1, {HEAD_DIGITS})), "
+        f"JSONExtract(substring(c.cost_details, {HEAD_DIGITS + 1}), 'Map(String, UInt64)'), map())"
+    )
+    status = f"toUInt8OrZero(substring(c.price, {HEAD_DIGITS + 1}, 1))"
     return [
-        f"if(c.cost = '', '', [{statuses}][{number(3, 1)} % 16]) AS cost_status",
-        f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(number(HEAD_BYTES + 1, width))}) AS cost_usd",
-        f"{parts} AS cost_parts_usd",
-        f"splitByChar(char(0), substring(c.price, {PRICE_HEAD + 1}))[1] AS price_id",
-        f"splitByChar(char(0), substring(c.price, {PRICE_HEAD + 1}))[2] AS cost_reason",
-        f"if(c.cost = '', NULL, toUInt16({number(1, 2)})) AS cost_revision",
+        f"if(c.price = '', '', [{statuses}][{status}]) AS cost_status",
+        f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(' + '.join(amounts.values()))}) AS cost_usd",
+        *(
+            f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(amount)}) AS {column}_usd"
+            for column, amount in amounts.items()
+        ),
+        f"mapApply((part, nano) -> (part, {_usd('nano')}), {details}) AS cost_details_usd",
+        f"splitByChar(char(0), {said})[1] AS price_id",
+        f"splitByChar(char(0), {said})[2] AS cost_reason",
+        f"bitShiftRight(c.cost_input, {AMOUNT_BITS + 2}) AS price_version",
     ]
 
 

@@ -2,65 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatewatch.charge import PARTS
 from gatewatch.contract import Contract
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
 from gatewatch.price_book import PriceBook, default_book
 from gatewatch.pricing import Cost, price
 from gatewatch.usage import Usage, UsageError
 from signals.column import CallBatch
-from signals.cost import (
-    HEAD_BYTES,
-    NARROW_BYTES,
-    PRICE_HEAD,
-    STATUSES,
-    WIDE,
-    WIDE_BYTES,
-    costs,
-)
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
 from tests.event import T0_MS, pieces
 
 BASE: dict[str, Any] = {"at_ms": T0_MS, "gateway": "eu-1", "call_id": "c", "started_at_ms": T0_MS - 500}
 HAIKU: dict[str, Any] = {"provider": "anthropic", "model": "claude-haiku-4-5"}
 
 
+Row: TypeAlias = dict[str, Any]
+
+
 class Stored:
     """A stored cost, taken apart."""
 
-    def __init__(self, cost: bytes, price: str) -> None:
-        assert price.startswith(cost[:3].hex())
-        self.revision = int.from_bytes(cost[:2], "big")
-        self.rank, self.status = cost[2] >> 4, STATUSES[(cost[2] & 15) - 1]
-        width = WIDE_BYTES if cost[3] & WIDE else NARROW_BYTES
-        self.total = int.from_bytes(cost[HEAD_BYTES : HEAD_BYTES + width], "big")
-        first, size = HEAD_BYTES + width, 1 + width
-        lines = [cost[at : at + size] for at in range(first, len(cost), size)]
-        assert len(lines) == cost[3] % WIDE
-        self.parts = {PARTS[line[0]]: int.from_bytes(line[1:], "big") for line in lines}
-        self.price_id, self.reason = price[PRICE_HEAD:].split("\0")
+    def __init__(self, row: Row) -> None:
+        price, details = row["price"], row.get("cost_details", "")
+        heads = {row[column] >> AMOUNT_BITS for column in COLUMNS}
+        (head,) = heads  # all of one computation
+        assert head == int(price[:4], 16) << 2 | int(price[4])
+        self.rank, self.status = head & 3, STATUSES[int(price[5]) - 1]
+        self.amounts = {column: row[column] & (1 << AMOUNT_BITS) - 1 for column in COLUMNS}
+        self.total = sum(self.amounts.values())
+        self.price_id, self.reason = price[HEAD_DIGITS + 1 :].split("\0")
+        assert not details or details[:HEAD_DIGITS] == price[:HEAD_DIGITS]
+        self.details = json.loads(details[HEAD_DIGITS:] or "{}")
 
 
-def stored(*events: CallEvent, book: PriceBook | None = None) -> list[tuple[bytes, str]]:
+def stored(*events: CallEvent, book: PriceBook | None = None) -> list[Row]:
     batch = CallBatch()
     for piece in pieces(*events):
         batch.add(piece, np.arange(len(piece)))
     table = batch.table()
     assert table is not None
-    columns = costs(table, book or default_book())
-    assert columns.keys() == {"cost", "price"}
-    return list(zip(columns["cost"].to_pylist(), columns["price"].to_pylist(), strict=True))
+    rows = pa.table(costs(table, book or default_book())).to_pylist()
+    assert len(rows) == len(events)
+    return [{name: value for name, value in row.items() if value != ""} for row in rows]
 
 
 def one(event: CallEvent, book: PriceBook | None = None) -> Stored:
-    (value,) = stored(event, book=book)
-    return Stored(*value)
+    (row,) = stored(event, book=book)
+    return Stored(row)
 
 
 MODELS = st.sampled_from(
@@ -145,7 +142,7 @@ def expected(event: Call, book: PriceBook) -> Cost | None:
 @given(st.lists(calls(), min_size=1, max_size=8), st.sampled_from(BOOKS))
 def test_columns_cost_what_single_calls_cost(events: list[Call], book: PriceBook) -> None:
     for event, value in zip(events, stored(*events, book=book), strict=True):
-        found, want = Stored(*value), expected(event, book)
+        found, want = Stored(value), expected(event, book)
         said = {name: getattr(event, name) for name in FIELDS}
         if all(count is None for count in said.values()) and not event.tool_requests:
             assert (found.status, found.reason) == ("unpriced", "no usage came with the call")
@@ -156,7 +153,10 @@ def test_columns_cost_what_single_calls_cost(events: list[Call], book: PriceBook
         assert found.status == want.cost_status
         assert found.price_id == want.price_id
         assert found.total == sum(want.parts_nano_usd.values())
-        assert found.parts == {part: nano for part, nano in want.parts_nano_usd.items() if nano}
+        nano = want.parts_nano_usd
+        assert found.amounts == {c: sum(nano[part] for part in parts) for c, parts in COLUMNS.items()}
+        rare = [part for parts in COLUMNS.values() if len(parts) > 1 for part in parts]
+        assert found.details == {part: nano[part] for part in rare if nano[part]}
         assert bool(found.reason) == bool(want.reasons)
 
 
@@ -171,7 +171,7 @@ def test_only_what_tells_how_a_call_ended_has_a_cost() -> None:
         Token(**BASE, **HAIKU, output_tokens_so_far=5),
         Latency(**BASE, **HAIKU),
     ]
-    assert stored(*parts) == [(b"", "")] * 3
+    assert stored(*parts) == [dict.fromkeys(COLUMNS, 0)] * 3
     assert one(Response(**BASE, **HAIKU, input_tokens=1000, output_tokens=100)).total == 1_500_000
 
 
@@ -194,7 +194,7 @@ def test_a_reported_cost_stands_in_where_there_is_no_price_and_says_so() -> None
         "output_tokens": 5,
     }
     found = one(Call(**BASE, **unknown, reported_cost_usd=0.25))
-    assert (found.status, found.total, found.parts) == ("provider_reported", 250_000_000, {})
+    assert (found.status, found.total, found.details) == ("provider_reported", 250_000_000, {})
     assert "no-such-model" in found.reason
     priced = one(Call(**BASE, **HAIKU, input_tokens=1000, output_tokens=100, reported_cost_usd=0.25))
     assert (priced.status, priced.total) == ("priced", 1_500_000)
@@ -226,8 +226,9 @@ def test_the_larger_value_is_the_better_cost() -> None:
         Call(**BASE, provider="nobody", model="m", **usage),
         Call(**BASE, **HAIKU, **usage),
     )
-    assert ranked == sorted(ranked)
-    assert [cost for cost, _ in ranked] == sorted({cost for cost, _ in ranked})
+    for worse, better in pairwise(ranked):
+        assert worse["price"] < better["price"]
+        assert all(worse[column] <= better[column] for column in COLUMNS)
 
 
 def test_amounts_of_any_size_are_kept() -> None:
@@ -237,6 +238,9 @@ def test_amounts_of_any_size_are_kept() -> None:
         "input_tokens": 1,
         "output_tokens": 1,
     }
-    for usd in (1099.0, 1100.0, 400_000.0):
+    for usd in (1099.0, 281_474.0):
         found = one(Call(**BASE, **dear, reported_cost_usd=usd))
         assert found.total == int(usd * 10**9)
+    found = one(Call(**BASE, **dear, reported_cost_usd=400_000.0))
+    assert (found.status, found.total) == ("unpriced", 0)
+    assert "reported cost" in found.reason

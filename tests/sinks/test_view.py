@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gatewatch.events import Call, Event, Feedback, Latency, Request, Resource, Response, Token
+from signals.cost import COLUMNS
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from sinks.clickhouse import Sink
@@ -87,10 +88,10 @@ def test_unknown_is_null_and_never_zero(sink: Sink) -> None:
     assert known == {
         *("started_at", "call_id", "ended_at", "gateway", "provider", "model", "operation"),
         *("usage_source", "is_error", "is_ended", "parts_seen"),
-        *("cost_status", "cost_reason", "cost_revision"),
+        *("cost_status", "cost_reason", "price_version"),
     }
     assert row["usage_source"] == "missing"
-    assert (row["cost_status"], row["cost_revision"]) == ("unpriced", 0)
+    assert (row["cost_status"], row["cost_usd"], row["price_version"]) == ("unpriced", None, 1)
 
 
 PARTS: list[Event] = [
@@ -289,7 +290,9 @@ def test_what_a_call_cost_is_shown_with_what_it_is_made_of(sink: Sink) -> None:
     (row,) = view(sink, "calls")
     # $1 a million, a tenth of that where it was cached, $5 for output.
     parts = {"input": Decimal("0.0006"), "cache_read": Decimal("0.00004"), "output": Decimal("0.0005")}
-    assert dict(row["cost_parts_usd"]) == parts
+    assert {name: row[f"cost_{name}_usd"] for name in parts} == parts
+    assert row["cost_other_usd"] == row["cost_reasoning_usd"] == row["cost_cache_write_usd"] == 0
+    assert row["cost_details_usd"] == []
     assert (row["cost_status"], row["cost_usd"], row["cost_reason"]) == ("priced", Decimal("0.00114"), "")
     assert "claude-haiku-4-5" in row["price_id"]
 
@@ -314,18 +317,34 @@ def test_the_parts_of_calls_add_up_to_what_they_cost(sink: Sink) -> None:
             ]
         ),
     )
-    ((calls, usd, parts),) = sink.rows(
-        f"SELECT countIf(cost_status = 'priced'), sum(cost_usd), sum(arraySum(mapValues(cost_parts_usd))) "
-        f"FROM {VIEWS}.calls"
+    parts = " + ".join(f"sum({column}_usd)" for column in COLUMNS)
+    ((calls, usd, by_part),) = sink.rows(
+        f"SELECT countIf(cost_status = 'priced'), sum(cost_usd), {parts} FROM {VIEWS}.calls"
     )
     assert calls == len(numbers)
-    assert usd == parts > 0
+    assert usd == by_part > 0
+
+
+def test_what_is_rare_is_told_apart(sink: Sink) -> None:
+    usage = {
+        "input_tokens": 9000,
+        "cache_write_tokens": 3000,
+        "cache_write_1h_tokens": 1000,
+        "web_searches": 2,
+    }
+    store(sink, record(call(1, **HAIKU, **usage, output_tokens=0)))
+    (row,) = view(sink, "calls")
+    # Cache writes are $1.25 a million, $2 where they live for an hour; a search is a cent.
+    details = {"cache_write": Decimal("0.0025"), "cache_write_1h": Decimal("0.002"), "tools": Decimal("0.02")}
+    assert dict(row["cost_details_usd"]) == details
+    assert row["cost_cache_write_usd"] == Decimal("0.0045")
+    assert row["cost_other_usd"] == Decimal("0.02")
 
 
 def test_a_call_whose_end_is_unknown_has_no_cost_yet(sink: Sink) -> None:
     store(sink, record(*PARTS[:2]))
     (row,) = view(sink, "calls")
-    assert (row["cost_status"], row["cost_usd"], row["cost_revision"]) == ("", None, None)
+    assert (row["cost_status"], row["cost_usd"], row["price_version"]) == ("", None, 0)
 
 
 def test_a_better_source_of_usage_gives_the_cost_whatever_comes_last(sink: Sink) -> None:
