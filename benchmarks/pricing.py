@@ -6,6 +6,8 @@
 * ``function_us_per_call``: ``gatewatch.price(...)`` alone, in this process.
 * ``columns_ns_per_call``: the same policy evaluated on columns, with nano-USD by part: batches of a
   thousand calls of one model, counts unique, resolution and segment included once for a batch.
+* ``lane_ns_per_event``: what a lane does for a flush of 25,000 call events of `benchmarks.workload`: finding
+  the rows that share a price, pricing, and laying the costs out as they are stored.
 * ``unknown_us_per_call``: looking up a model that nobody knows, a new name each time.
 
 Every cost of the columns is compared with the function's before any speed is reported: where one differs,
@@ -25,15 +27,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.workload import calls
 from gatewatch.charge import PARTS
+from gatewatch.events import encode
 from gatewatch.money import nano_parts
 from gatewatch.price_book import Price, PriceBook
 from gatewatch.pricing import evaluate, price
 from gatewatch.usage import Usage
+from signals.column import CallBatch
+from signals.cost import costs
+from signals.decoder import decode_values
 
 AT_MS: Final = 1_795_176_000_000
 BATCH: Final = 1_000
 ROUNDS: Final = 3
+FLUSH: Final = 25_000
 
 MODELS: Final = (
     ("openai", "gpt-4o-2024-08-06", "default"),
@@ -140,6 +148,22 @@ def prove(book: PriceBook) -> None:
                 raise DifferentError(f"{model}: {single.explanation}")
 
 
+def lane_ns_per_event(book: PriceBook) -> float:
+    """What pricing a flush of a lane takes."""
+    batch = CallBatch()
+    for piece in decode_values([b"\n".join(encode(event) for event in calls(FLUSH, AT_MS))]):
+        batch.add(piece, np.arange(len(piece)))
+    table = batch.table()
+    assert table is not None
+    took = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        for _ in range(10):
+            costs(table, book)
+        took.append((time.perf_counter() - begin) / 10 / FLUSH)
+    return min(took) * 1e9
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, and print the figures; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pricing", description=__doc__)
@@ -177,6 +201,9 @@ def main(arguments: list[str] | None = None) -> int:
         by_column.append((time.perf_counter() - begin) / (options.batches * BATCH))
     print(f"columns: {min(by_column) * 1e9:.0f} ns a call", flush=True)
 
+    in_lane = lane_ns_per_event(book)
+    print(f"lane: {in_lane:.0f} ns an event", flush=True)
+
     begin = time.perf_counter()
     for number in range(2_000):
         book.resolve("openrouter", f"nobody/knows-{number}", AT_MS)
@@ -187,6 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "filter_calls_per_s": round(max(filtered)),
                 "function_us_per_call": round(min(single) * 1e6, 1),
                 "columns_ns_per_call": round(min(by_column) * 1e9),
+                "lane_ns_per_event": round(in_lane),
                 "unknown_us_per_call": round(unknown * 1e6, 1),
             }
         )

@@ -68,7 +68,8 @@ __all__ = [
 ]
 
 _MAX_NAME: Final = 512
-_MEMO: Final = 1 << 14
+_MEMO: Final = 1 << 12
+"""So many look-ups are remembered; names come from outside, and memory must not grow with them."""
 
 
 class Price(Struct, frozen=True, kw_only=True):
@@ -172,8 +173,9 @@ class PriceBook:
             raise PriceError("two contracts have the same contract_id")
         for row in self._contracts:
             check_contract(row)
-        self._by_tenant = any(row.tenant for row in self._contracts)
-        self._by_deployment = any(row.deployment for row in self._contracts)
+        self.by_tenant = any(row.tenant for row in self._contracts)
+        """Whether a price can depend on the tenant; likewise :attr:`by_deployment`."""
+        self.by_deployment = any(row.deployment for row in self._contracts)
         self.changes_ms, self.daily_changes_ms = self._changes()
         """Instants at which some price begins or ends, and times of day (from midnight, UTC) likewise."""
         self._memo: dict[tuple[str, str, str, str, str, int], Price | Unpriced] = {}
@@ -231,14 +233,14 @@ class PriceBook:
             provider,
             model,
             service_tier,
-            deployment if self._by_deployment else "",
-            tenant if self._by_tenant else "",
+            deployment if self.by_deployment else "",
+            tenant if self.by_tenant else "",
             self.segment(at_ms),
         )
         found = self._memo.get(key)
         if found is None:
             if len(self._memo) >= _MEMO:
-                self._memo.clear()  # names come from outside: memory must not grow with them
+                del self._memo[next(iter(self._memo))]  # the oldest
             found = self._memo[key] = self._resolve(provider, model, at_ms, service_tier, deployment, tenant)
         return found
 
@@ -280,7 +282,7 @@ class PriceBook:
         found = self._found.get(key)
         if found is None:
             if len(self._found) >= _MEMO:
-                self._found.clear()
+                del self._found[next(iter(self._found))]
             found = self._found[key] = self._look_up(provider_name, model_name)
         return found
 

@@ -42,6 +42,8 @@ from gatewatch.usage import Usage, UsageError, check_usage, read_usage
 __all__ = [
     "FIELDS",
     "MAX_PICO",
+    "TOOL_SUMS",
+    "UNKNOWN_CACHED_AUDIO",
     "Cost",
     "CostStatus",
     "Evaluation",
@@ -204,14 +206,14 @@ def reasons_of(price: Price, usage: Usage, fields: Mapping[str, int], unsure: bo
         if getattr(usage, field) is None
     ]
     for name, count in usage.tool_requests.items():
-        if count and name not in price.tools and name not in _SUMS and not price.free:
+        if count and name not in price.tools and name not in TOOL_SUMS and not price.free:
             reasons.append(f"no fee is known for requests of {name}; {count:,} left out")
     if unsure:
         reasons.append("it is not known which of the cached tokens are audio or images; the least is assumed")
     return reasons
 
 
-_SUMS: Final = ("tool_calls_executed",)
+TOOL_SUMS: Final = ("tool_calls_executed",)
 """Sums of other tools' requests, which are charged by themselves."""
 
 

@@ -24,13 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from gatewatch.events import LIMITS
 
-__all__ = ["Usage", "UsageError", "check_usage", "read_usage", "usage_of", "usage_of_chunk"]
+__all__ = ["WHOLES", "Usage", "UsageError", "check_usage", "read_usage", "usage_of", "usage_of_chunk"]
 
 Payload: TypeAlias = Mapping[str, Any]
 
@@ -215,58 +215,81 @@ def _says(provider: object, *words: str) -> bool:
     return any(word in name for word in words)
 
 
+class Whole(NamedTuple):
+    """Counts that are part of another one and cannot exceed it."""
+
+    parts: tuple[str, ...]
+    whole: str
+    unknown_is_zero: bool
+    """Whether an unknown whole contains nothing; otherwise nothing is said against its parts."""
+    words: str
+
+
+WHOLES: Final = (
+    Whole(
+        ("cache_read_tokens", "cache_write_tokens"),
+        "input_tokens",
+        False,
+        "cache reads ({0}) and cache writes ({1}) together exceed the input tokens ({whole})",
+    ),
+    Whole(
+        ("input_audio_tokens", "input_image_tokens"),
+        "input_tokens",
+        False,
+        "audio and image input tokens ({sum}) exceed the input tokens ({whole})",
+    ),
+    Whole(
+        ("tool_use_tokens",),
+        "input_tokens",
+        False,
+        "tool-use tokens ({sum}) exceed the input tokens ({whole})",
+    ),
+    Whole(
+        ("output_reasoning_tokens",),
+        "output_tokens",
+        False,
+        "reasoning tokens ({sum}) exceed the output tokens ({whole})",
+    ),
+    Whole(
+        ("output_audio_tokens", "output_image_tokens"),
+        "output_tokens",
+        False,
+        "audio and image output tokens ({sum}) exceed the output tokens ({whole})",
+    ),
+    Whole(
+        ("cache_write_5m_tokens", "cache_write_1h_tokens"),
+        "cache_write_tokens",
+        True,
+        "cache writes by lifetime ({sum}) exceed all cache writes ({whole})",
+    ),
+    Whole(
+        ("cache_audio_read_tokens",),
+        "cache_read_tokens",
+        True,
+        "cached audio ({sum}) exceeds all cache reads ({whole})",
+    ),
+    Whole(
+        ("cache_audio_read_tokens",),
+        "input_audio_tokens",
+        False,
+        "cached audio ({sum}) exceeds the audio input ({whole})",
+    ),
+)
+"""Every part that must fit into its whole: for one call here, for columns in ``signals.cost``."""
+
+
 def check_usage(usage: Usage) -> None:
     """Raise :class:`UsageError` for a part that is larger than its whole."""
-    input_tokens = usage.input_tokens
-    output_tokens = usage.output_tokens
-    if input_tokens is not None:
-        if input_tokens > _MAX:
-            raise UsageError(f"input tokens add up to {input_tokens}, more than any call can use")
-        cached = (usage.cache_read_tokens or 0) + (usage.cache_write_tokens or 0)
-        if cached > input_tokens:
-            raise UsageError(
-                f"cache reads ({usage.cache_read_tokens or 0}) and cache writes "
-                f"({usage.cache_write_tokens or 0}) together exceed the input tokens ({input_tokens})"
-            )
-        modal = (usage.input_audio_tokens or 0) + (usage.input_image_tokens or 0)
-        if modal > input_tokens:
-            raise UsageError(
-                f"audio and image input tokens ({modal}) exceed the input tokens ({input_tokens})"
-            )
-        if (usage.tool_use_tokens or 0) > input_tokens:
-            raise UsageError(
-                f"tool-use tokens ({usage.tool_use_tokens}) exceed the input tokens ({input_tokens})"
-            )
-    if output_tokens is not None:
-        if output_tokens > _MAX:
-            raise UsageError(f"output tokens add up to {output_tokens}, more than any call can use")
-        if (usage.output_reasoning_tokens or 0) > output_tokens:
-            raise UsageError(
-                f"reasoning tokens ({usage.output_reasoning_tokens}) exceed the output tokens "
-                f"({output_tokens})"
-            )
-        modal = (usage.output_audio_tokens or 0) + (usage.output_image_tokens or 0)
-        if modal > output_tokens:
-            raise UsageError(
-                f"audio and image output tokens ({modal}) exceed the output tokens ({output_tokens})"
-            )
-    if usage.cache_write_5m_tokens is not None or usage.cache_write_1h_tokens is not None:
-        lifetimes = (usage.cache_write_5m_tokens or 0) + (usage.cache_write_1h_tokens or 0)
-        if lifetimes > (usage.cache_write_tokens or 0):
-            raise UsageError(
-                f"cache writes by lifetime ({lifetimes}) exceed all cache writes "
-                f"({usage.cache_write_tokens or 0})"
-            )
-    audio_read = usage.cache_audio_read_tokens
-    if audio_read:
-        if audio_read > (usage.cache_read_tokens or 0):
-            raise UsageError(
-                f"cached audio ({audio_read}) exceeds all cache reads ({usage.cache_read_tokens or 0})"
-            )
-        if usage.input_audio_tokens is not None and audio_read > usage.input_audio_tokens:
-            raise UsageError(
-                f"cached audio ({audio_read}) exceeds the audio input ({usage.input_audio_tokens})"
-            )
+    for name, count in (("input", usage.input_tokens), ("output", usage.output_tokens)):
+        if count is not None and count > _MAX:
+            raise UsageError(f"{name} tokens add up to {count}, more than any call can use")
+    for rule in WHOLES:
+        whole = getattr(usage, rule.whole)
+        if whole is None and not rule.unknown_is_zero:
+            continue
+        counts = [getattr(usage, part) or 0 for part in rule.parts]
+        if sum(counts) > (whole or 0):
+            raise UsageError(rule.words.format(*counts, sum=sum(counts), whole=whole or 0))
 
 
 # --- OpenAI chat, embeddings, and everybody who speaks it -----------------------------------------

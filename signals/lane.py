@@ -26,8 +26,10 @@ from gatewatch.events import (
     Resource,
     decode_record,
 )
+from gatewatch.price_book import PriceBook, default_book
 from signals.chunk import FAMILIES, WINDOW_S, Chunk, ChunkTotals, Measured
 from signals.column import CallBatch
+from signals.cost import costs
 from signals.decoder import KIND_NAMES, Piece, decode_values
 from signals.sequence import SequenceRanges
 
@@ -159,12 +161,22 @@ class Lane:
     closed_until_s
         Windows that start before this were closed before the lane began: by closers that may not have
         known of this partition yet.
+    book
+        Prices; by default those of the package, without contracts.
     """
 
-    def __init__(self, source: int, start: int, rules: Rules, closed_until_s: int = 0) -> None:
+    def __init__(
+        self,
+        source: int,
+        start: int,
+        rules: Rules,
+        closed_until_s: int = 0,
+        book: PriceBook | None = None,
+    ) -> None:
         self.source = source
         self.rules = rules
         self._closed_until_s = closed_until_s
+        self._book = book or default_book()
         floor = start - start % rules.chunk_records
         self.headless = start != floor
         self.through = start - 1
@@ -371,6 +383,9 @@ class Lane:
         for reason, appended_ms in open_.rejected:
             chunk.reject(reason, appended_ms)
         table = open_.calls.table()
+        if table is not None:
+            for name, column in costs(table, self._book).items():
+                table = table.append_column(name, column)
         if open_.seq:
             emitter = pa.chunked_array(open_.emitter).combine_chunks().dictionary_encode()
             duplicate = chunk.sequences.see(

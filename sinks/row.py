@@ -16,7 +16,9 @@ __all__ = ["blocks", "call_block"]
 _TIME: Final = pa.timestamp("ms", "UTC")
 _VALUE_BYTES: Final = 65_536
 """So much of a rejected line is kept."""
-_LOW_CARDINALITY: Final = frozenset(column.name for column in CALL_COLUMNS if column.low_cardinality)
+_LOW_CARDINALITY: Final = frozenset(
+    ["price", *(column.name for column in CALL_COLUMNS if column.low_cardinality)]
+)
 _PLACED: Final = {Feedback: "feedback", Evaluation: "evaluations", Resource: "resources"}
 _PLACED_COLUMNS: Final = {
     Feedback: (

@@ -18,6 +18,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from signals import cost
 from signals.column import CALL_COLUMNS, Column
 from signals.signal import DIMENSIONS
 
@@ -98,6 +99,9 @@ TABLES: Final = (
         columns=(
             *(StoredColumn(column.name, _call_type(column)) for column in CALL_COLUMNS),
             StoredColumn("parts", "SimpleAggregateFunction(groupBitOr, UInt8)"),
+            *(StoredColumn(column, "SimpleAggregateFunction(max, UInt64)") for column in cost.COLUMNS),
+            StoredColumn("price", "SimpleAggregateFunction(max, LowCardinality(String))"),
+            StoredColumn("cost_details", "SimpleAggregateFunction(max, String)"),
         ),
         engine="AggregatingMergeTree",
         order_by="(started_at, call_id)",
@@ -105,7 +109,7 @@ TABLES: Final = (
         ttl="toDateTime(started_at) + toIntervalDay(400)",
         indexes=("INDEX by_call_id call_id TYPE bloom_filter(0.01) GRANULARITY 1",),
         settings=COMPACT_PARTS,
-        purpose="One row a call once merged; encodings as signals/column.py says.",
+        purpose="One row a call once merged; encodings as signals/column.py and signals/cost.py say.",
     ),
     Table(
         name="texts",

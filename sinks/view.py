@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct
 
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES
 from signals.signal import CUTS, DIMENSIONS, SHARDS
 from signals.sketch import GAMMA
 from sinks.schema import STORE, VIEWS
@@ -54,17 +55,44 @@ def _decoded(column: Column) -> str:
             return f"if(c.{name} = 0, NULL, (c.{name} - 1) / 1000) AS {decoded}"
         case "nano":
             decoded = name.removesuffix("_nano_usd") + "_usd"
-            return (
-                f"if(c.{name} = 0, NULL, "
-                f"CAST(toDecimal128(c.{name} - 1, 9) / 1000000000, 'Decimal(38, 9)')) AS {decoded}"
-            )
+            return f"if(c.{name} = 0, NULL, {_usd(f'c.{name} - 1')}) AS {decoded}"
         case "maybe":
             return f"if(c.{name} = 0, NULL, c.{name} - 1) AS {name}"
+
+
+def _usd(nano: str) -> str:
+    """Nano-USD as dollars, exactly."""
+    return f"CAST(toDecimal128({nano}, 9) / 1000000000, 'Decimal(38, 9)')"
+
+
+def _cost_columns() -> list[str]:
+    """What the columns of :mod:`signals.cost` say."""
+    amounts = {column: f"bitAnd(c.{column}, {(1 << AMOUNT_BITS) - 1})" for column in COLUMNS}
+    statuses = ", ".join(f"'{status}'" for status in STATUSES)
+    said = f"substring(c.price, {HEAD_DIGITS + 2})"
+    details = (
+        f"if(startsWith(c.cost_details, substring(c.price, 1, {HEAD_DIGITS})), "
+        f"JSONExtract(substring(c.cost_details, {HEAD_DIGITS + 1}), 'Map(String, UInt64)'), map())"
+    )
+    status = f"toUInt8OrZero(substring(c.price, {HEAD_DIGITS + 1}, 1))"
+    return [
+        f"if(c.price = '', '', [{statuses}][{status}]) AS cost_status",
+        f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(' + '.join(amounts.values()))}) AS cost_usd",
+        *(
+            f"if(cost_status IN ('', 'unpriced'), NULL, {_usd(amount)}) AS {column}_usd"
+            for column, amount in amounts.items()
+        ),
+        f"mapApply((part, nano) -> (part, {_usd('nano')}), {details}) AS cost_details_usd",
+        f"splitByChar(char(0), {said})[1] AS price_id",
+        f"splitByChar(char(0), {said})[2] AS cost_reason",
+        f"bitShiftRight(c.cost_input, {AMOUNT_BITS + 2}) AS price_version",
+    ]
 
 
 _CALLS: Final = """\
 SELECT
     {columns},
+    {cost},
     multiIf(
         bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 3, 'provider',
         bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 2, 'estimated',
@@ -75,7 +103,10 @@ SELECT
     arrayFilter((part, bit) -> bitAnd(c.parts, bit) != 0,
         ['request', 'token', 'response', 'latency', 'call'], [1, 2, 4, 8, 16]) AS parts_seen
 FROM {store}.calls AS c FINAL""".format(
-    columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS), shift=RANK_SHIFT, store=STORE
+    columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS),
+    cost=",\n    ".join(_cost_columns()),
+    shift=RANK_SHIFT,
+    store=STORE,
 )
 
 

@@ -14,12 +14,14 @@ def test_a_short_run_reports_its_figures_last(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "FLUSH", 500)
     assert benchmark.main(["--calls", "200", "--batches", "2"]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert set(figures) == {
         "filter_calls_per_s",
         "function_us_per_call",
         "columns_ns_per_call",
+        "lane_ns_per_event",
         "unknown_us_per_call",
     }
     assert all(figure > 0 for figure in figures.values())

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from signals.column import CALL_COLUMNS
+from signals.cost import COLUMNS
 from sinks.clickhouse import Sink
 from sinks.schema import STORE, TABLES, VIEWS, Table, create_table
 from sinks.view import ALL_VIEWS
@@ -78,7 +79,8 @@ def test_a_table_expires_by_a_column_of_its_key_only() -> None:
 def test_every_column_of_calls_outside_the_key_merges_by_content() -> None:
     calls = next(table for table in TABLES if table.name == "calls")
     merged = {column.name for column in calls.columns if column.type.startswith("SimpleAggregateFunction(")}
-    assert merged == {column.name for column in CALL_COLUMNS} - {"started_at", "call_id"} | {"parts"}
+    priced = {*COLUMNS, "price", "cost_details"}
+    assert merged == {column.name for column in CALL_COLUMNS} - {"started_at", "call_id"} | {"parts"} | priced
 
 
 def test_statements_are_safe_to_repeat(sink: Sink) -> None:

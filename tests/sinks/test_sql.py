@@ -6,12 +6,14 @@ import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from gatewatch.events import Call, Event, Feedback, Request, Token, encode
+from gatewatch.price_book import default_book
 from signals.chunk import SIGNALS
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
@@ -159,6 +161,8 @@ def filled(sink: Sink) -> Sink:
 TODAY: Final = datetime.fromtimestamp(MINUTE_MS / 1000, UTC).date()
 BEGUN: Final = datetime.fromtimestamp(MINUTE_MS / 1000, UTC)
 
+UNKNOWN: Final = f"anthropic has no model 'claude' in {default_book().source}"
+
 ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
     1: [("anthropic", "claude", 4, 3000.0, 3000.0), ("openai", "gpt-4o", 10, 600.0, 1000.0)],
     3: [
@@ -172,6 +176,12 @@ ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
     8: [("eu-2", "gpt-4o", 2, BEGUN, "begun-1")],
     9: [("anthropic", "claude", 2, 0.5), ("openai", "gpt-4o", 3, 0.67)],
     10: [("emitter-1", 25, 1, 1, 0, 1)],
+    # 60 plain tokens at $2.50, 40 cached at $1.25 and 10 of output at $10 a million make $0.0003 a call.
+    11: [("acme", Decimal("0.003"), 10, 0), ("beta", None, 6, 6)],
+    12: [
+        ("anthropic", "claude", "unpriced", UNKNOWN, 5),
+        ("anthropic", "claude", "unpriced", "no usage came with the call", 1),
+    ],
 }
 
 
@@ -191,8 +201,8 @@ def test_the_documented_quantile_over_aggregates_is_right_within_the_sketch_erro
         assert row[-1] == pytest.approx(exact_ms, rel=RELATIVE_ERROR + 0.0005)  # and rounded to 1 ms
 
 
-def test_there_are_ten_queries_and_each_reads_views_only() -> None:
-    assert sorted(QUERIES) == list(range(1, 11))
+def test_there_are_twelve_queries_and_each_reads_views_only() -> None:
+    assert sorted(QUERIES) == list(range(1, 13))
     assert set(QUERIES) == {*ANSWERS, 2}
     names = {f"{VIEWS}.{view.name}" for view in ALL_VIEWS}
     for sql in QUERIES.values():

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from gatewatch.events import Call, Event, Feedback, Latency, Request, Resource, Response, Token
+from signals.cost import COLUMNS
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from sinks.clickhouse import Sink
 from sinks.closing import close_windows, save_checkpoint
 from sinks.row import blocks
-from sinks.schema import STORE
+from sinks.schema import STORE, VIEWS
 from sinks.source import add_source
 from sinks.view import ALL_VIEWS, SHARDS
 from tests.event import T0_MS, call, record
@@ -87,8 +88,10 @@ def test_unknown_is_null_and_never_zero(sink: Sink) -> None:
     assert known == {
         *("started_at", "call_id", "ended_at", "gateway", "provider", "model", "operation"),
         *("usage_source", "is_error", "is_ended", "parts_seen"),
+        *("cost_status", "cost_reason", "price_version"),
     }
     assert row["usage_source"] == "missing"
+    assert (row["cost_status"], row["cost_usd"], row["price_version"]) == ("unpriced", None, 1)
 
 
 PARTS: list[Event] = [
@@ -276,3 +279,80 @@ def test_money_is_what_the_gateway_said(sink: Sink, usd: float) -> None:
     store(sink, record(call(1, reported_cost_usd=usd)))
     (row,) = view(sink, "calls")
     assert row["reported_cost_usd"] == Decimal(repr(usd)).quantize(Decimal("1e-9"))
+
+
+HAIKU: dict[str, Any] = {"provider": "anthropic", "model": "claude-haiku-4-5"}
+
+
+def test_what_a_call_cost_is_shown_with_what_it_is_made_of(sink: Sink) -> None:
+    usage = {"input_tokens": 1000, "cache_read_tokens": 400, "output_tokens": 100}
+    store(sink, record(call(1, **HAIKU, **usage)))
+    (row,) = view(sink, "calls")
+    # $1 a million, a tenth of that where it was cached, $5 for output.
+    parts = {"input": Decimal("0.0006"), "cache_read": Decimal("0.00004"), "output": Decimal("0.0005")}
+    assert {name: row[f"cost_{name}_usd"] for name in parts} == parts
+    assert row["cost_other_usd"] == row["cost_reasoning_usd"] == row["cost_cache_write_usd"] == 0
+    assert row["cost_details_usd"] == []
+    assert (row["cost_status"], row["cost_usd"], row["cost_reason"]) == ("priced", Decimal("0.00114"), "")
+    assert "claude-haiku-4-5" in row["price_id"]
+
+
+def test_the_parts_of_calls_add_up_to_what_they_cost(sink: Sink) -> None:
+    """To the nano-dollar, though each of them is rounded."""
+    models = ["gpt-4o-mini", "gpt-4.1-nano", "gpt-5-mini"]
+    numbers = range(300)
+    store(
+        sink,
+        record(
+            *[
+                call(
+                    number,
+                    model=models[number % 3],
+                    input_tokens=1 + number * 7,
+                    cache_read_tokens=number,
+                    output_tokens=number * 3 + 1,
+                    output_reasoning_tokens=number,
+                )
+                for number in numbers
+            ]
+        ),
+    )
+    parts = " + ".join(f"sum({column}_usd)" for column in COLUMNS)
+    ((calls, usd, by_part),) = sink.rows(
+        f"SELECT countIf(cost_status = 'priced'), sum(cost_usd), {parts} FROM {VIEWS}.calls"
+    )
+    assert calls == len(numbers)
+    assert usd == by_part > 0
+
+
+def test_what_is_rare_is_told_apart(sink: Sink) -> None:
+    usage = {
+        "input_tokens": 9000,
+        "cache_write_tokens": 3000,
+        "cache_write_1h_tokens": 1000,
+        "web_searches": 2,
+    }
+    store(sink, record(call(1, **HAIKU, **usage, output_tokens=0)))
+    (row,) = view(sink, "calls")
+    # Cache writes are $1.25 a million, $2 where they live for an hour; a search is a cent.
+    details = {"cache_write": Decimal("0.0025"), "cache_write_1h": Decimal("0.002"), "tools": Decimal("0.02")}
+    assert dict(row["cost_details_usd"]) == details
+    assert row["cost_cache_write_usd"] == Decimal("0.0045")
+    assert row["cost_other_usd"] == Decimal("0.02")
+
+
+def test_a_call_whose_end_is_unknown_has_no_cost_yet(sink: Sink) -> None:
+    store(sink, record(*PARTS[:2]))
+    (row,) = view(sink, "calls")
+    assert (row["cost_status"], row["cost_usd"], row["price_version"]) == ("", None, 0)
+
+
+def test_a_better_source_of_usage_gives_the_cost_whatever_comes_last(sink: Sink) -> None:
+    ended = PART | HAIKU
+    estimated = Response(at_ms=T0_MS, **ended, usage_source="estimated", input_tokens=9000, output_tokens=900)
+    counted = Response(
+        at_ms=T0_MS + 1, **ended, usage_source="provider", input_tokens=1000, output_tokens=100
+    )
+    store(sink, record(counted), record(estimated))
+    (row,) = view(sink, "calls")
+    assert row["cost_usd"] == Decimal("0.0015")

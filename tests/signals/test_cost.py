@@ -1,0 +1,246 @@
+"""Costs on columns are those of one call at a time, and are stored so that the better one wins."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatewatch.contract import Contract
+from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
+from gatewatch.price_book import PriceBook, default_book
+from gatewatch.pricing import Cost, price
+from gatewatch.usage import Usage, UsageError
+from signals.column import CallBatch
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
+from tests.event import T0_MS, pieces
+
+BASE: dict[str, Any] = {"at_ms": T0_MS, "gateway": "eu-1", "call_id": "c", "started_at_ms": T0_MS - 500}
+HAIKU: dict[str, Any] = {"provider": "anthropic", "model": "claude-haiku-4-5"}
+
+
+Row: TypeAlias = dict[str, Any]
+
+
+class Stored:
+    """A stored cost, taken apart."""
+
+    def __init__(self, row: Row) -> None:
+        price, details = row["price"], row.get("cost_details", "")
+        heads = {row[column] >> AMOUNT_BITS for column in COLUMNS}
+        (head,) = heads  # all of one computation
+        assert head == int(price[:4], 16) << 2 | int(price[4])
+        self.rank, self.status = head & 3, STATUSES[int(price[5]) - 1]
+        self.amounts = {column: row[column] & (1 << AMOUNT_BITS) - 1 for column in COLUMNS}
+        self.total = sum(self.amounts.values())
+        self.price_id, self.reason = price[HEAD_DIGITS + 1 :].split("\0")
+        assert not details or details[:HEAD_DIGITS] == price[:HEAD_DIGITS]
+        self.details = json.loads(details[HEAD_DIGITS:] or "{}")
+
+
+def stored(*events: CallEvent, book: PriceBook | None = None) -> list[Row]:
+    batch = CallBatch()
+    for piece in pieces(*events):
+        batch.add(piece, np.arange(len(piece)))
+    table = batch.table()
+    assert table is not None
+    rows = pa.table(costs(table, book or default_book())).to_pylist()
+    assert len(rows) == len(events)
+    return [{name: value for name, value in row.items() if value != ""} for row in rows]
+
+
+def one(event: CallEvent, book: PriceBook | None = None) -> Stored:
+    (row,) = stored(event, book=book)
+    return Stored(row)
+
+
+MODELS = st.sampled_from(
+    [
+        ("openai", "gpt-4o-2024-08-06"),
+        ("openai", "gpt-4o-audio-preview"),
+        ("openai", "o3"),
+        ("anthropic", "claude-sonnet-4-5"),
+        ("aws.bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0"),
+        ("gcp.gemini", "gemini-2.5-pro"),
+        ("gcp.gemini", "gemini-2.5-flash"),
+        ("deepseek", "deepseek-chat"),
+        ("perplexity", "sonar-pro"),
+        ("openrouter", "anthropic/claude-3.7-sonnet"),
+        ("openai", "no-such-model"),
+        ("nobody", "m"),
+    ]
+)
+COUNTS = st.none() | st.integers(0, 50) | st.sampled_from([0, 1, 127_999, 200_000, 200_001, 272_001, 10**9])
+FIELDS = [name for name in Usage.__struct_fields__ if name != "tool_requests"]
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> dict[str, Any]:
+    """Counts that mostly fit into each other."""
+    said: dict[str, Any] = {}
+    for name in draw(st.lists(st.sampled_from(FIELDS), unique=True, max_size=7)):
+        said[name] = draw(COUNTS)
+    if draw(st.integers(0, 3)):
+        said["input_tokens"] = draw(st.sampled_from([100, 200_001, 300_000]))
+        said["output_tokens"] = draw(st.sampled_from([0, 60, 4_000]))
+        for name in said:
+            if name not in ("input_tokens", "output_tokens") and said[name]:
+                said[name] %= 20
+    if draw(st.integers(0, 4)) == 0:
+        tools = st.sampled_from(["file_search", "x_search", "code_execution", "tool_calls_executed", "odd"])
+        said["tool_requests"] = draw(st.dictionaries(tools, st.integers(0, 5), max_size=2))
+    return said
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> Call:
+    provider, model = draw(MODELS)
+    started = draw(st.sampled_from([T0_MS, T0_MS + 43_200_000, T0_MS - 200 * 86_400_000, T0_MS + 3_600_000]))
+    return Call(
+        at_ms=started + 1,
+        gateway="g",
+        call_id="c",
+        started_at_ms=started,
+        provider=provider,
+        model=model,
+        tenant=draw(st.sampled_from(["", "acme"])),
+        service_tier=draw(st.sampled_from(["", "default", "batch", "flex", "priority", "odd"])),
+        **draw(usages()),
+    )
+
+
+BOOKS = [
+    default_book(),
+    PriceBook([Contract(contract_id="acme", tenant="acme", provider="anthropic", adjust_bp=-1500)]),
+]
+
+
+def expected(event: Call, book: PriceBook) -> Cost | None:
+    """The cost of the one call; None where its usage is refused."""
+    counts = {name: getattr(event, name) for name in Usage.__struct_fields__}
+    try:
+        return price(
+            event.provider,
+            event.model,
+            Usage(**counts),
+            at_ms=event.started_at_ms,
+            service_tier=event.service_tier,
+            tenant=event.tenant,
+            book=book,
+        )
+    except UsageError:
+        return None
+
+
+@settings(max_examples=300)
+@given(st.lists(calls(), min_size=1, max_size=8), st.sampled_from(BOOKS))
+def test_columns_cost_what_single_calls_cost(events: list[Call], book: PriceBook) -> None:
+    for event, value in zip(events, stored(*events, book=book), strict=True):
+        found, want = Stored(value), expected(event, book)
+        said = {name: getattr(event, name) for name in FIELDS}
+        if all(count is None for count in said.values()) and not event.tool_requests:
+            assert (found.status, found.reason) == ("unpriced", "no usage came with the call")
+            continue
+        if want is None:
+            assert found.status == "unpriced"
+            continue
+        assert found.status == want.cost_status
+        assert found.price_id == want.price_id
+        assert found.total == sum(want.parts_nano_usd.values())
+        nano = want.parts_nano_usd
+        assert found.amounts == {c: sum(nano[part] for part in parts) for c, parts in COLUMNS.items()}
+        rare = [part for parts in COLUMNS.values() if len(parts) > 1 for part in parts]
+        assert found.details == {part: nano[part] for part in rare if nano[part]}
+        assert bool(found.reason) == bool(want.reasons)
+
+
+@given(st.lists(calls(), min_size=2, max_size=8))
+def test_what_a_call_costs_does_not_depend_on_what_it_is_stored_with(events: list[Call]) -> None:
+    assert stored(*events) == [value for event in events for value in stored(event)]
+
+
+def test_only_what_tells_how_a_call_ended_has_a_cost() -> None:
+    parts = [
+        Request(**BASE, **HAIKU),
+        Token(**BASE, **HAIKU, output_tokens_so_far=5),
+        Latency(**BASE, **HAIKU),
+    ]
+    assert stored(*parts) == [dict.fromkeys(COLUMNS, 0)] * 3
+    assert one(Response(**BASE, **HAIKU, input_tokens=1000, output_tokens=100)).total == 1_500_000
+
+
+def test_a_call_without_usage_is_unpriced_and_not_free() -> None:
+    found = one(Call(**BASE, **HAIKU))
+    assert (found.status, found.total, found.reason) == ("unpriced", 0, "no usage came with the call")
+
+
+def test_what_the_gateway_answered_itself_is_free() -> None:
+    found = one(Call(**BASE, **HAIKU, input_tokens=1000, output_tokens=100, gateway_cache_hit=True))
+    assert (found.status, found.total) == ("free", 0)
+    assert "cache" in found.reason
+
+
+def test_a_reported_cost_stands_in_where_there_is_no_price_and_says_so() -> None:
+    unknown: dict[str, Any] = {
+        "provider": "openai",
+        "model": "no-such-model",
+        "input_tokens": 5,
+        "output_tokens": 5,
+    }
+    found = one(Call(**BASE, **unknown, reported_cost_usd=0.25))
+    assert (found.status, found.total, found.details) == ("provider_reported", 250_000_000, {})
+    assert "no-such-model" in found.reason
+    priced = one(Call(**BASE, **HAIKU, input_tokens=1000, output_tokens=100, reported_cost_usd=0.25))
+    assert (priced.status, priced.total) == ("priced", 1_500_000)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"input_tokens": 5, "cache_read_tokens": 6},
+        {"input_tokens": 5, "tool_use_tokens": 6},
+        {"output_tokens": 5, "output_reasoning_tokens": 6},
+        {"cache_write_tokens": 5, "cache_write_5m_tokens": 3, "cache_write_1h_tokens": 3},
+        {"cache_audio_read_tokens": 1},
+        {"input_tokens": 9, "cache_read_tokens": 5, "input_audio_tokens": 1, "cache_audio_read_tokens": 2},
+    ],
+)
+def test_counts_that_contradict_each_other_have_no_price_and_say_why(counts: dict[str, Any]) -> None:
+    found = one(Call(**BASE, **HAIKU, **counts))
+    assert (found.status, found.total) == ("unpriced", 0)
+    assert "contradict" in found.reason
+
+
+def test_the_larger_value_is_the_better_cost() -> None:
+    """Storage keeps it: the provider's usage beats an estimate, a price beats none."""
+    usage: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 100}
+    ranked = stored(
+        Call(**BASE, **HAIKU),
+        Call(**BASE, **HAIKU, **usage, usage_source="estimated"),
+        Call(**BASE, provider="nobody", model="m", **usage),
+        Call(**BASE, **HAIKU, **usage),
+    )
+    for worse, better in pairwise(ranked):
+        assert worse["price"] < better["price"]
+        assert all(worse[column] <= better[column] for column in COLUMNS)
+
+
+def test_amounts_of_any_size_are_kept() -> None:
+    dear: dict[str, Any] = {
+        "provider": "openai",
+        "model": "no-such-model",
+        "input_tokens": 1,
+        "output_tokens": 1,
+    }
+    for usd in (1099.0, 281_474.0):
+        found = one(Call(**BASE, **dear, reported_cost_usd=usd))
+        assert found.total == int(usd * 10**9)
+    found = one(Call(**BASE, **dear, reported_cost_usd=400_000.0))
+    assert (found.status, found.total) == ("unpriced", 0)
+    assert "reported cost" in found.reason
