@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from signals.signal import SHARDS
 from sinks.clickhouse import Sink
 from sinks.schema import STORE
-from sinks.view import SHARDS, dimension_columns
+from sinks.views.measure import dimension_columns
 
 __all__ = ["checkpoints", "close_windows", "save_checkpoint"]
 

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from sinks.clickhouse import Sink
 from sinks.schema import STORE
-from sinks.view import ALL_VIEWS, create_view
+from sinks.view import create_view
+from sinks.views import ALL_VIEWS
 
 __all__ = ["Migration", "migrate", "pending", "read_migrations", "statements"]
 

@@ -17,7 +17,7 @@ def command(
 
     from sinks.clickhouse import Sink, SinkError
     from sinks.migration import migrate, pending, statements
-    from sinks.view import ALL_VIEWS
+    from sinks.views import ALL_VIEWS
     from streams.setting import SettingError, Settings
 
     # What its client has to say about an address that does not answer is said by the error.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sinks.migration import read_migrations
-from sinks.view import ALL_VIEWS
+from sinks.views import ALL_VIEWS
 from streams.process import end, free_port
 from tests.sinks.conftest import RunningEngine, start_engine
 

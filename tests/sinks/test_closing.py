@@ -5,11 +5,11 @@ from __future__ import annotations
 import pyarrow as pa
 
 from signals.lane import Lane, Rules
+from signals.signal import SHARDS
 from sinks.clickhouse import Sink
 from sinks.closing import checkpoints, close_windows, save_checkpoint
 from sinks.row import blocks
 from sinks.schema import STORE
-from sinks.view import SHARDS
 from tests.event import T0_MS, call, record
 
 ALL = list(range(SHARDS))

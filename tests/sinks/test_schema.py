@@ -10,7 +10,7 @@ from signals.column import CALL_COLUMNS
 from signals.cost import COLUMNS
 from sinks.clickhouse import Sink
 from sinks.schema import STORE, TABLES, VIEWS, Table, create_table
-from sinks.view import ALL_VIEWS
+from sinks.views import ALL_VIEWS
 
 NAMES = [table.name for table in TABLES]
 

@@ -22,7 +22,7 @@ from sinks.clickhouse import Sink
 from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
-from sinks.view import ALL_VIEWS
+from sinks.views import ALL_VIEWS
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 PAGE: Final = (DOCS / "sql.md").read_text("utf-8")

@@ -10,13 +10,13 @@ import pytest
 from gatewatch.events import Call, Event, Feedback, Latency, Request, Resource, Response, Token
 from signals.cost import COLUMNS
 from signals.lane import Lane, Rules
-from signals.signal import CUTS
+from signals.signal import CUTS, SHARDS
 from sinks.clickhouse import Sink
 from sinks.closing import close_windows, save_checkpoint
 from sinks.row import blocks
 from sinks.schema import STORE, VIEWS
 from sinks.source import add_source
-from sinks.view import ALL_VIEWS, SHARDS
+from sinks.views import ALL_VIEWS
 from tests.event import T0_MS, call, record
 
 ALL = list(range(SHARDS))

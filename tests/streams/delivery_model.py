@@ -19,10 +19,10 @@ from msgspec import Struct
 
 from gatewatch.events import Call, Event, Feedback, Request, Response, encode
 from signals.lane import Lane, LaneRows, Rules
+from signals.signal import SHARDS
 from sinks.clickhouse import Sink, SinkError
 from sinks.closing import checkpoints
 from sinks.schema import STORE, TABLES
-from sinks.view import SHARDS
 from streams.closer import Closers
 from streams.partition import Partition, deliver, flush_lanes
 from streams.progress import Progress
