@@ -1,0 +1,128 @@
+"""Rows of a FOCUS export as CSV or Parquet, into a file that is whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import io
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from decimal import Context, Decimal
+from pathlib import Path
+from typing import IO, Any, Final, Literal, Protocol, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sinks.focus.charge import Row
+from sinks.focus.column import FOCUS_VERSION, GENERATOR, WRITTEN, arrow_schema
+
+__all__ = ["CsvFile", "Format", "ParquetFile", "RowFile", "new_file"]
+
+Format: TypeAlias = Literal["csv", "parquet"]
+
+_EXACT: Final = Context(prec=60)
+
+
+class RowFile(Protocol):
+    """Rows go in, some at a time; :meth:`close` makes the file whole, and does not close its target."""
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+
+
+class CsvFile:
+    """UTF-8, comma separated, quoted where needed (RFC 4180, but lines end with LF); null is empty."""
+
+    def __init__(self, target: IO[bytes]) -> None:
+        self._text = io.TextIOWrapper(target, encoding="utf-8", newline="", write_through=False)
+        self._writer = csv.writer(self._text, lineterminator="\n")
+        self._writer.writerow([column.name for column in WRITTEN])
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+        self._writer.writerows([[_text(value) for value in row] for row in rows])
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        self._text.flush()
+        self._text.detach()
+
+
+class ParquetFile:
+    """Decimals of 38 digits, times in UTC; a row group each time rows are written."""
+
+    def __init__(self, target: IO[bytes]) -> None:
+        self._schema = arrow_schema().with_metadata(
+            {"focus_version": FOCUS_VERSION, "data_generator": GENERATOR}
+        )
+        self._writer = pq.ParquetWriter(target, self._schema, compression="zstd")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Append rows."""
+        columns = zip(*rows, strict=True) if rows else [()] * len(WRITTEN)
+        arrays = [
+            pa.array([_rescaled(value, column.scale) for value in values], type=field.type)
+            if column.kind == "decimal"
+            else pa.array(values, type=field.type)
+            for column, field, values in zip(WRITTEN, self._schema, columns, strict=True)
+        ]
+        if rows:
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        self._writer.close()
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
+    """A file that appears under its name when the block has ended, and not when it has failed.
+
+    Parameters
+    ----------
+    force
+        Take the place of a file that is there.
+
+    Raises
+    ------
+    FileExistsError
+        There is one, and ``force`` was not given; also when it came while this one was written.
+    OSError
+        It cannot be written.
+    """
+    if not force and (path.exists() or path.is_symlink()):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with unfinished.open("xb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        if force:
+            unfinished.replace(path)
+        else:
+            path.hardlink_to(unfinished)  # unlike a rename, refuses what is there
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Decimal):
+        # Neither an exponent nor zeros at the end.
+        return format(value.normalize(_EXACT), "f") if value else "0"
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(value)
+
+
+def _rescaled(value: Decimal | None, scale: int) -> Decimal | None:
+    return None if value is None else value.quantize(Decimal(1).scaleb(-scale), context=_EXACT)
