@@ -117,8 +117,9 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, Decimal):
-        # Neither an exponent nor zeros at the end.
-        return format(value.normalize(_EXACT), "f") if value else "0"
+        # No exponent, and always a point: readers that guess types would take whole numbers for integers.
+        text = format(value.normalize(_EXACT), "f") if value else "0"
+        return text if "." in text else f"{text}.0"
     if isinstance(value, datetime):
         return value.strftime("%Y-%m-%dT%H:%M:%SZ")
     return str(value)
