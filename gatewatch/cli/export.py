@@ -125,11 +125,12 @@ def focus(
 
     # What their clients have to say about an address that does not answer is said by the error.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-    signal.signal(signal.SIGTERM, _terminate)
     summary = Summary()
     written_at = datetime.now(UTC)
     try:
         with contextlib.ExitStack() as stack:
+            # Unfinished files go when it is asked to end, too.
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
             target: IO[bytes] = sys.stdout.buffer
             if output != "-":
                 target = stack.enter_context(new_file(Path(output), force=force))
