@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
+from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias
 
 from msgspec import Struct, field
@@ -38,6 +39,8 @@ ALL_TAGS: Final = "*"
 _EXACT: Final = Context(prec=120)
 _GROUPS: Final = 50_000
 """Groups that are read at once; a period with more is read in slices."""
+_ROWS: Final = 20_000
+"""Rows that are given at once, or a few more."""
 _STEP: Final = {"day": timedelta(days=1), "hour": timedelta(hours=1)}
 _DAY_MS: Final = 86_400_000
 _TOKENS: Final = tuple(column.name for column in CALL_COLUMNS if column.encoding == "tokens")
@@ -174,13 +177,17 @@ def charges(
                     f"rows of {group.provider}/{group.model} of {start:%Y-%m-%dT%H:%MZ} do not sum to the "
                     "cost of their calls: this is a mistake in gatewatch, please report it"
                 )
-            for line in lines:
-                rows.append(whose.row(group, price, line))
-                if not line.has_rate and group.cost_status != "provider_reported":
-                    summary.no_unit_price_nano_usd += line.nano_usd
+            rows.extend(whose.rows(group, price, lines))
+            if group.cost_status != "provider_reported":
+                summary.no_unit_price_nano_usd += sum(line.nano_usd for line in lines if not line.has_rate)
             summary.cost_nano_usd += cost
+            if len(rows) >= _ROWS:
+                summary.rows += len(rows)
+                yield rows
+                rows = []
         summary.rows += len(rows)
-        yield rows
+        if rows:
+            yield rows
 
 
 # -- what is read ------------------------------------------------------------------------------
@@ -302,9 +309,11 @@ def _by_price(
     tier = sum(threshold in passed for threshold in price.thresholds)
     condition = _condition(price, tier)
     listed = _listed_rates(list_price, passed)
+    counts = dict(zip(_TOKENS, group.tokens, strict=True))
+    counts |= {f"tool_requests.{name}": int(asked) for name, asked in group.tools.items()}
     by_part: dict[str, list[tuple[Charge, int, int]]] = {}
     for charge in price.charges:
-        quantity = _quantity(charge, group)
+        quantity = _quantity(charge, counts, group.calls)
         if quantity < 0:
             return None
         if quantity:
@@ -398,16 +407,13 @@ def _free(
 _LINES: Final = {"priced": _priced, "partial": _priced, "provider_reported": _reported, "free": _free}
 
 
-def _quantity(charge: Charge, group: _Group) -> int:
-    counts: dict[str, int] = dict(zip(_TOKENS, group.tokens, strict=True))
-
-    def count(name: str) -> int:
-        if name.startswith("tool_requests."):
-            return int(group.tools.get(name.removeprefix("tool_requests."), 0))
-        return counts.get(name, 0)
-
-    plus = sum(count(name) for name in charge.plus)
-    return plus - sum(count(name) for name in charge.minus) + charge.constant * group.calls
+def _quantity(charge: Charge, counts: Mapping[str, int], calls: int) -> int:
+    quantity = charge.constant * calls
+    for name in charge.plus:
+        quantity += counts.get(name, 0)
+    for name in charge.minus:
+        quantity -= counts.get(name, 0)
+    return quantity
 
 
 def _listed_rates(price: Price | Unpriced, passed: Sequence[int]) -> dict[object, int]:
@@ -485,8 +491,8 @@ class _Bill(Struct, frozen=True):
     issuer: str
     billing_account: str
 
-    def row(self, group: _Group, price: Price | Unpriced, line: _Line) -> Row:
-        """One line as a row."""
+    def rows(self, group: _Group, price: Price | Unpriced, lines: Sequence[_Line]) -> Iterator[Row]:
+        """The lines of one group's bill as rows."""
         provider = price.provider or group.provider
         model = (price.model if isinstance(price, Price) else "") or group.model
         service_provider, service = _SERVICES.get(
@@ -494,51 +500,19 @@ class _Bill(Struct, frozen=True):
         )
         tier = standard_tier(group.service_tier)
         daily = group.price_id.partition("~")[2].partition("*")[0]
-        sku = f"{provider or '-'}/{model}/{_slug(line.meter)}"
-        details = {"x_ServiceTier": tier}
-        if line.condition:
-            details["x_ContextTier"] = line.condition
-        if daily:
-            details["x_TimeOfDay"] = daily
-        nano = _decimal(line.nano_usd, 9)
-        if line.has_rate:
-            by_million = line.unit == "Tokens"
-            # A pico-dollar a token is a micro-dollar a million tokens.
-            unit, places = ("1000000 Tokens", 6) if by_million else ("Requests", 0)
-            quantity = _decimal(line.quantity, places)
-            unit_price, list_price = (_decimal(rate, 12 - places) for rate in (line.rate, line.listed_rate))
-            contracted, listed = (
-                _decimal(line.quantity * rate, 12) for rate in (line.rate, line.listed_rate)
-            )
-        else:
-            unit, quantity, unit_price, list_price = "Dollars", nano, _decimal(1, 0), _decimal(1, 0)
-            contracted = listed = nano
         month = datetime(self.start.year, self.start.month, 1, tzinfo=UTC)
-        words = [group.model or model, line.meter, tier, line.condition and f"{line.condition} input tokens"]
-        values = {
-            "BilledCost": nano,
+        shared: dict[str, Any] = {
             "BillingAccountId": self.billing_account,
             "BillingAccountName": self.billing_account,
             "BillingCurrency": "USD",
             "BillingPeriodStart": month,
             "BillingPeriodEnd": (month + timedelta(days=32)).replace(day=1),
             "ChargeCategory": "Usage",
-            "ChargeDescription": ", ".join(word for word in words if word),
             "ChargeFrequency": "Usage-Based",
             "ChargePeriodStart": self.start,
             "ChargePeriodEnd": self.end,
-            "ConsumedQuantity": _decimal(line.quantity, 0),
-            "ConsumedUnit": line.unit,
-            "ContractedCost": contracted,
-            "ContractedUnitPrice": unit_price,
-            "EffectiveCost": nano,
             "HostProviderName": service_provider,
             "InvoiceIssuerName": self.issuer,
-            "ListCost": listed,
-            "ListUnitPrice": list_price,
-            "PricingCategory": "Standard" if line.has_rate else "Other",
-            "PricingQuantity": quantity,
-            "PricingUnit": unit,
             "ResourceId": group.deployment or None,
             "ResourceName": group.deployment or None,
             "ResourceType": "Model Deployment" if group.deployment else None,
@@ -546,14 +520,10 @@ class _Bill(Struct, frozen=True):
             "ServiceName": service,
             "ServiceProviderName": service_provider,
             "ServiceSubcategory": "Generative AI",
-            "SkuId": sku,
-            "SkuMeter": line.meter,
-            "SkuPriceDetails": _json(details),
-            "SkuPriceId": "/".join([sku, *(_slug(value) for value in details.values())]),
             "SubAccountId": group.tenant or None,
             "SubAccountName": group.tenant or None,
             "Tags": _tags(group),
-            "x_CallCount": _decimal(group.calls, 0),
+            "x_CallCount": Decimal(group.calls),
             "x_CostStatus": group.cost_status,
             "x_Environment": group.environment or None,
             "x_Gateway": group.gateway or None,
@@ -562,9 +532,70 @@ class _Bill(Struct, frozen=True):
             "x_PriceId": group.price_id or None,
             "x_ServiceTier": group.service_tier or None,
             "x_Team": group.team or None,
-            "x_UnitPriceSource": "price" if line.has_rate else "cost",
         }
-        return tuple(values.get(column.name) for column in WRITTEN)
+        for line in lines:
+            words = (group.model or model, line.meter, tier)
+            context = f", {line.condition} input tokens" if line.condition else ""
+            values = (
+                shared
+                | _sku(provider, model, line.meter, tier, line.condition, daily)
+                | _amounts(line)
+                | {"ChargeDescription": ", ".join(word for word in words if word) + context}
+            )
+            yield tuple(map(values.get, _NAMES))
+
+
+_NAMES: Final = tuple(column.name for column in WRITTEN)
+
+
+def _amounts(line: _Line) -> dict[str, Any]:
+    """Quantities, unit prices and costs of a line."""
+    nano = _decimal(line.nano_usd, 9)
+    found: dict[str, Any] = {
+        "BilledCost": nano,
+        "EffectiveCost": nano,
+        "ConsumedQuantity": Decimal(line.quantity),
+        "ConsumedUnit": line.unit,
+    }
+    if not line.has_rate:
+        return found | {
+            "ContractedCost": nano,
+            "ContractedUnitPrice": Decimal(1),
+            "ListCost": nano,
+            "ListUnitPrice": Decimal(1),
+            "PricingCategory": "Other",
+            "PricingQuantity": nano,
+            "PricingUnit": "Dollars",
+            "x_UnitPriceSource": "cost",
+        }
+    # A pico-dollar a token is a micro-dollar a million tokens.
+    unit, places = ("1000000 Tokens", 6) if line.unit == "Tokens" else ("Requests", 0)
+    return found | {
+        "ContractedCost": _decimal(line.quantity * line.rate, 12),
+        "ContractedUnitPrice": _decimal(line.rate, 12 - places),
+        "ListCost": _decimal(line.quantity * line.listed_rate, 12),
+        "ListUnitPrice": _decimal(line.listed_rate, 12 - places),
+        "PricingCategory": "Standard",
+        "PricingQuantity": _decimal(line.quantity, places),
+        "PricingUnit": unit,
+        "x_UnitPriceSource": "price",
+    }
+
+
+@lru_cache(maxsize=4096)
+def _sku(
+    provider: str, model: str, meter: str, tier: str, condition: str, daily: str
+) -> dict[str, str | None]:
+    """The columns that say what was sold."""
+    details = {"x_ServiceTier": tier, "x_ContextTier": condition, "x_TimeOfDay": daily}
+    details = {key: value for key, value in details.items() if value}
+    sku = f"{provider or '-'}/{model}/{_slug(meter)}"
+    return {
+        "SkuId": sku,
+        "SkuMeter": meter,
+        "SkuPriceDetails": _json(details),
+        "SkuPriceId": "/".join([sku, *map(_slug, details.values())]),
+    }
 
 
 def _tags(group: _Group) -> str | None:

@@ -8,9 +8,10 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from decimal import Context, Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final, Literal, Protocol, TypeAlias
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sinks.focus.charge import Row
-from sinks.focus.column import FOCUS_VERSION, GENERATOR, WRITTEN, arrow_schema
+from sinks.focus.column import FOCUS_VERSION, GENERATOR, WRITTEN, Kind, arrow_schema
 
 __all__ = ["CsvFile", "Format", "ParquetFile", "RowFile", "new_file"]
 
@@ -47,7 +48,11 @@ class CsvFile:
 
     def write(self, rows: Sequence[Row]) -> None:
         """Append rows."""
-        self._writer.writerows([[_text(value) for value in row] for row in rows])
+        columns = zip(*rows, strict=True) if rows else ()
+        texts = [
+            map(_TEXTS[column.kind], values) for column, values in zip(WRITTEN, columns, strict=bool(rows))
+        ]
+        self._writer.writerows(zip(*texts, strict=True))
 
     def close(self) -> None:
         """Write what is still to be written."""
@@ -113,16 +118,32 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
         unfinished.unlink(missing_ok=True)
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, Decimal):
-        # No exponent, and always a point: readers that guess types would take whole numbers for integers.
-        text = format(value.normalize(_EXACT), "f") if value else "0"
-        return text if "." in text else f"{text}.0"
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return str(value)
+def _number(value: Decimal | None) -> str:
+    if not value:
+        return "" if value is None else "0.0"
+    # No exponent, and always a point: readers that guess types would take whole numbers for integers.
+    text = format(value, "f")
+    if "." not in text:
+        return f"{text}.0"
+    whole, _, rest = text.partition(".")
+    return f"{whole}.{rest.rstrip('0') or 0}"
+
+
+@lru_cache(maxsize=16)
+def _moment(value: datetime) -> str:
+    return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _null_is_empty(value: str | None) -> str:
+    return value or ""
+
+
+_TEXTS: Final[dict[Kind, Callable[[Any], str]]] = {
+    "string": _null_is_empty,
+    "json": _null_is_empty,
+    "decimal": _number,
+    "datetime": _moment,
+}
 
 
 def _rescaled(value: Decimal | None, scale: int) -> Decimal | None:
