@@ -165,7 +165,8 @@ def focus(
             if fail_on_unpriced and summary.calls["unpriced"]:
                 raise _RefusedError(f"{_unpriced(summary)}; nothing was written to a file")
     except FileExistsError as error:
-        _fail(f"{error.filename2 or error.filename} is there already: choose another name, or --force")
+        there = error.filename2 or error.filename
+        _fail(f"{there} is there already: choose another name, or --force, which replaces files")
     except (QueryError, SinkError, ExportError, _RefusedError) as error:
         _fail(_advice(str(error), getattr(error, "code", None)))
     except BrokenPipeError:

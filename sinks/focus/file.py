@@ -98,11 +98,14 @@ def new_file(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     Raises
     ------
     FileExistsError
-        There is one, and ``force`` was not given; also when it came while this one was written.
+        There is one, and ``force`` was not given; also when it came while this one was written. Or it is no
+        file, which nothing takes the place of.
     OSError
         It cannot be written.
     """
-    if not force and (path.exists() or path.is_symlink()):
+    if force:
+        path = path.resolve()  # what a link leads to is replaced, not the link
+    if (path.exists() or path.is_symlink()) and not (force and path.is_file()):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:

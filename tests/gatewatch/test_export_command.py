@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gatewatch.cli.export import commands
 from signals.lane import Lane, Rules
@@ -99,7 +98,7 @@ def test_a_file_that_is_there_stays(served: RunningEngine, tmp_path: Path) -> No
     path.write_text("mine")
     refused = export(*DAY, "--url", served.url, "--output", str(path))
     assert refused.exit_code == 1
-    assert "is there already: choose another name, or --force" in refused.stderr
+    assert "a.csv is there already: choose another name, or --force" in refused.stderr
     assert path.read_text() == "mine"
     assert export(*DAY, "--url", served.url, "--output", str(path), "--force").exit_code == 0
     assert path.read_text().startswith("BilledCost,")

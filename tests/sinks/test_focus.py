@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -335,6 +336,32 @@ def test_what_was_priced_by_other_prices_keeps_its_cost(sink: Sink, tmp_path: Pa
 
 
 @pytest.mark.engine
+def test_a_contract_that_was_changed_since_explains_no_cost(sink: Sink, tmp_path: Path) -> None:
+    """Its price id is the same, its rates are not."""
+    before = [Contract(contract_id="ea", provider="azure", adjust_bp=-1000)]
+    after = PriceBook([Contract(contract_id="ea", provider="azure", adjust_bp=-1500)])
+    store(sink, [call(1, provider="azure", input_tokens=1000, output_tokens=0)], PriceBook(before))
+    export(sink, tmp_path / "a.csv", book=after)
+    (row,) = focus.read(tmp_path / "a.csv")
+    assert focus.faults(NAMES, [row]) == set()
+    assert (row["BilledCost"], row["x_UnitPriceSource"]) == ("0.00225", "cost")
+    assert (row["ConsumedQuantity"], row["PricingQuantity"]) == ("1000.0", "0.00225")
+
+
+@pytest.mark.engine
+def test_rates_finer_than_a_nano_dollar_sum_to_what_was_rounded(sink: Sink, tmp_path: Path) -> None:
+    """At $2.58325 a million, a token is 2583.25 nano-dollars, and each call is rounded for itself."""
+    store(sink, [call(n, tenant="acme", input_tokens=1001 + 4 * n, output_tokens=1) for n in range(40)])
+    export(sink, tmp_path / "a.csv")
+    rows = focus.read(tmp_path / "a.csv")
+    assert focus.faults(NAMES, rows) == set()
+    assert {row["x_UnitPriceSource"] for row in rows} == {"price"}
+    assert total(rows) == cost_of_view(sink) != total(rows, "ContractedCost")
+    # A quarter of a nano-dollar is lost forty times.
+    assert total(rows, "ContractedCost") - total(rows) == Decimal("10e-9")
+
+
+@pytest.mark.engine
 @pytest.mark.parametrize("format_", ["csv", "parquet"])
 def test_a_month_without_calls_is_a_file_without_rows(sink: Sink, tmp_path: Path, format_: Format) -> None:
     summary = export(sink, tmp_path / f"a.{format_}")
@@ -488,6 +515,15 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path) -> None:
     with new_file(path, force=True) as target:
         target.write(b"two")
     assert path.read_bytes() == b"two"
+    (tmp_path / "link").symlink_to(path)
+    with new_file(tmp_path / "link", force=True) as target:
+        target.write(b"three")
+    assert ((tmp_path / "link").is_symlink(), path.read_bytes()) == (True, b"three")
+    (tmp_path / "link").unlink()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError), new_file(tmp_path / "pipe", force=True):
+        raise AssertionError("a pipe is no file to be replaced")
+    (tmp_path / "pipe").unlink()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a.csv", "b.csv"]
 
 
