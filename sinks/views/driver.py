@@ -6,7 +6,7 @@ The cost of a series ``i`` (a model, or a tenant) is a product of four factors::
            all calls * its share of them * its tokens per call * its USD per token
 
 From the week before to this one they are replaced in that order, one after the other (chain substitution,
-one of the ``n!`` structural decompositions that Dietzenbacher and Los compare: "Structural decomposition
+one of the 24 equivalent decompositions that Dietzenbacher and Los compare: "Structural decomposition
 techniques: sense and sensitivity", Economic Systems Research 10(4), 1998). Each step is a driver. So volume,
 mix and tokens are valued at the old price and the price at the new tokens, and what two factors change
 together belongs to the later one.
@@ -71,8 +71,9 @@ _BOTH: Final = [f"{name}{when}" for name in _NUMBERS for when in ("", "_before")
 
 _DRIVERS: Final = f"""\
 WITH
-    -- The cost if only the number of all calls had changed; from nothing or to nothing, that is all there is.
-    multiIf(all_before = 0, nano, {_quotient("nano_before * all_calls", "toInt256(all_before)")}) AS at_volume,
+    -- The cost if only the number of all calls had changed; where there were none, that is all there is.
+    multiIf(all_before = 0, nano,
+        {_quotient("nano_before * all_calls", "toInt256(all_before)")}) AS at_volume,
     -- And the series' share of them. A series that is new has no past price: it is all mix.
     multiIf(all_before = 0 OR calls_before = 0, nano,
         {_quotient("nano_before * calls", "toInt256(calls_before)")}) AS at_mix,
@@ -104,7 +105,8 @@ FROM
         FROM
         (
             SELECT
-                week, cut, if(cut = 'model', p.provider, '') AS provider, if(cut = 'model', p.model, '') AS model,
+                week, cut,
+                if(cut = 'model', p.provider, '') AS provider, if(cut = 'model', p.model, '') AS model,
                 if(cut = 'tenant', p.tenant, '') AS tenant, {_SUMS}
             FROM
             (

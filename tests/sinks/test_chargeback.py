@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
+from operator import itemgetter
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -71,7 +72,7 @@ def events(draw: st.DrawFn) -> list[Event]:
             usage_source=draw(st.sampled_from([None, "provider", "estimated", "missing"])),
         )
         begun = Request(call_id=ended.call_id, started_at_ms=ended.started_at_ms, **fields)
-        found.append(draw(st.sampled_from([ended, ended, ended, begun])))
+        found.append(ended if draw(st.integers(0, 3)) else begun)
         for score in draw(st.lists(st.sampled_from([None, 0.0, 1.0]), max_size=2)):
             found.append(
                 Feedback(
@@ -96,16 +97,20 @@ def known(values: list[Any]) -> Any:
     return sum(found, Decimal(0)) if found else None
 
 
+def has_status(status: str) -> Callable[[dict[str, Any]], int]:
+    return lambda row: int(row["cost_status"] == status)
+
+
 SUMS: Final[dict[str, Callable[[dict[str, Any]], Any]]] = {
     "calls": lambda row: 1,
     "failed_calls": lambda row: int(row["is_error"]),
     **{
-        f"{status}_calls": lambda row, status=status: int(row["cost_status"] == status)  # type: ignore[misc]
+        f"{status}_calls": has_status(status)
         for status in ("priced", "free", "partial", "provider_reported", "unpriced")
     },
-    "open_calls": lambda row: int(row["cost_status"] == ""),
+    "open_calls": has_status(""),
     **{
-        name: lambda row, name=name: row[name]  # type: ignore[misc]
+        name: itemgetter(name)
         for name in (
             *("input_tokens", "cache_read_tokens", "cache_write_tokens"),
             *("output_tokens", "output_reasoning_tokens"),
@@ -129,7 +134,8 @@ def grouped(
 
 
 def berlin_month(row: dict[str, Any]) -> Hashable:
-    return row["started_at"].astimezone(ZoneInfo("Europe/Berlin")).date().replace(day=1)
+    started_at: datetime = row["started_at"]
+    return started_at.astimezone(ZoneInfo("Europe/Berlin")).date().replace(day=1)
 
 
 PERIODS: Final[dict[str, Callable[[dict[str, Any]], Hashable]]] = {
@@ -144,10 +150,7 @@ PERIODS: Final[dict[str, Callable[[dict[str, Any]], Hashable]]] = {
 def check_every_dimension_and_period(sink: Sink, rows: list[dict[str, Any]]) -> None:
     total = grouped(rows, lambda row: "")
     sums = ", ".join(f"sum({name})" for name in SUMS)
-    by: dict[str, Callable[[dict[str, Any]], Hashable]] = {
-        name: lambda row, name=name: row[name]
-        for name in DIMENSIONS  # type: ignore[misc]
-    }
+    by: dict[str, Callable[[dict[str, Any]], Hashable]] = {name: itemgetter(name) for name in DIMENSIONS}
     for expression, key in (by | PERIODS).items():
         found = sink.rows(f"SELECT {expression} AS k, {sums} FROM gatewatch.chargeback GROUP BY k")
         assert {row[0]: tuple(row[1:]) for row in found} == grouped(rows, key), expression
@@ -161,9 +164,10 @@ def check_every_dimension_and_period(sink: Sink, rows: list[dict[str, Any]]) -> 
 
 def check_each_tag(sink: Sink, rows: list[dict[str, Any]]) -> None:
     found = sink.rows(
-        "SELECT tag, sum(usd), sum(n) FROM (SELECT tag, tags[tag] AS value, sum(cost_usd) AS usd, "
-        "sum(calls) AS n FROM gatewatch.chargeback CROSS JOIN (SELECT DISTINCT arrayJoin(mapKeys(tags)) AS tag "
-        "FROM gatewatch.chargeback) AS every GROUP BY tag, value) GROUP BY tag"
+        "SELECT tag, sum(usd), sum(n) FROM "
+        "(SELECT tag, tags[tag] AS value, sum(cost_usd) AS usd, sum(calls) AS n FROM gatewatch.chargeback "
+        "CROSS JOIN (SELECT DISTINCT arrayJoin(mapKeys(tags)) AS tag FROM gatewatch.chargeback) AS every "
+        "GROUP BY tag, value) GROUP BY tag"
     )
     used = {name for row in rows for name, _ in row["tags"]}
     total = known([row["cost_usd"] for row in rows])
@@ -192,7 +196,7 @@ def check_items_of_the_bill(sink: Sink, rows: list[dict[str, Any]]) -> None:
     items = sink.rows(
         "SELECT item, sum(usd) FROM gatewatch.cost_breakdown WHERE usd IS NOT NULL GROUP BY item"
     )
-    assert dict(items) == {item: usd for item, usd in parts.items() if usd}
+    assert dict(map(tuple, items)) == {item: usd for item, usd in parts.items() if usd}
     ((without,),) = sink.rows("SELECT sum(calls) FROM gatewatch.cost_breakdown WHERE usd IS NULL")
     assert without == sum(row["cost_usd"] is None for row in rows)
 
@@ -239,7 +243,7 @@ def check_unit_costs(sink: Sink, rows: list[dict[str, Any]], likes: set[str]) ->
     assert {tuple(row[:8]): tuple(row[8:]) for row in found} == expected
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(events())
 def test_whatever_calls_are_grouped_by_the_groups_add_up_to_the_total(
     sink: Sink, given_events: list[Event]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -70,13 +71,14 @@ def stored(sink: Sink, *weeks: Week) -> None:
     keep_only(sink, events)
 
 
-def drivers(sink: Sink, cut: str, week: int) -> dict[str, dict[str, Any]]:
-    name = "model" if cut == "model" else "tenant"
-    rows = sink.table(
-        "SELECT * FROM gatewatch.cost_drivers WHERE cut = {cut:String} AND week = {week:Date}",
-        {"cut": cut, "week": date.fromordinal(MONDAY.toordinal() + 7 * week).isoformat()},
-    ).to_pylist()
-    return {row[name]: row for row in rows}
+def drivers(sink: Sink, week: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Rows of a week by cut and by the name of the series, which has that of its cut."""
+    monday = date.fromordinal(MONDAY.toordinal() + 7 * week).isoformat()
+    rows = sink.table("SELECT * FROM gatewatch.cost_drivers WHERE week = {week:Date}", {"week": monday})
+    found: dict[str, dict[str, dict[str, Any]]] = {"model": {}, "tenant": {}}
+    for row in rows.to_pylist():
+        found[row["cut"]][row[row["cut"]]] = row
+    return found
 
 
 def half_up(value: Fraction) -> int:
@@ -121,9 +123,7 @@ def expected(before: dict[str, Sums], now: dict[str, Sums], name: str) -> tuple[
         # No price of a token is known: the present one values them, unless calls cost without tokens.
         steps.append(new.nano if not old.nano and new.tokens else steps[-1])
     steps.append(new.nano)
-    volume, mix, tokens, price_driver = (
-        after - first for first, after in zip(steps, steps[1:], strict=False)
-    )
+    volume, mix, tokens, price_driver = (after - first for first, after in itertools.pairwise(steps))
     return volume, mix, tokens, price_driver
 
 
@@ -134,13 +134,12 @@ def nano_of(row: dict[str, Any], *names: str) -> tuple[int, ...]:
     return tuple(int(row[name].scaleb(9)) for name in names)
 
 
-@settings(max_examples=25, suppress_health_check=NO_SLOW_CHECK)
+@settings(max_examples=15, suppress_health_check=NO_SLOW_CHECK)
 @given(st.lists(used, max_size=8), st.lists(used, max_size=8))
 def test_drivers_add_up_to_the_change_and_are_what_fractions_say(sink: Sink, before: Week, now: Week) -> None:
     stored(sink, before, now)
-    for cut in ("model", "tenant"):
+    for cut, found in drivers(sink, 1).items():
         old, new = summed(before, cut), summed(now, cut)
-        found = drivers(sink, cut, 1)
         assert found.keys() == {getattr(one, cut) for one in [*before, *now]}
         for name, row in found.items():
             assert nano_of(row, *NAMES) == expected(old, new, name)
@@ -167,8 +166,7 @@ weeks: Final = st.lists(priced, min_size=1, max_size=6)
 def only(sink: Sink, driver: str, change_nano: int) -> None:
     """One driver explains all of the change, for every series."""
     assert change_nano != 0
-    for cut in ("model", "tenant"):
-        found = drivers(sink, cut, 1)
+    for found in drivers(sink, 1).values():
         assert sum(nano_of(row, "change_usd")[0] for row in found.values()) == change_nano
         for row in found.values():
             assert {name: row[name] for name in NAMES} == dict.fromkeys(NAMES, NONE_OF_THEM) | {
@@ -180,14 +178,14 @@ def total(week: Week) -> int:
     return sum(one.nano or 0 for one in week)
 
 
-@settings(max_examples=6, suppress_health_check=NO_SLOW_CHECK)
+@settings(max_examples=4, suppress_health_check=NO_SLOW_CHECK)
 @given(weeks, st.integers(2, 5))
 def test_more_of_the_same_calls_is_volume_only(sink: Sink, before: Week, times: int) -> None:
     stored(sink, before, before * times)
     only(sink, "by_volume_usd", total(before) * (times - 1))
 
 
-@settings(max_examples=6, suppress_health_check=NO_SLOW_CHECK)
+@settings(max_examples=4, suppress_health_check=NO_SLOW_CHECK)
 @given(weeks, st.integers(2, 5))
 def test_dearer_tokens_are_price_only(sink: Sink, before: Week, times: int) -> None:
     now = [one._replace(nano=one.nano * times) for one in before if one.nano is not None]
@@ -195,7 +193,7 @@ def test_dearer_tokens_are_price_only(sink: Sink, before: Week, times: int) -> N
     only(sink, "by_price_usd", total(before) * (times - 1))
 
 
-@settings(max_examples=6, suppress_health_check=NO_SLOW_CHECK)
+@settings(max_examples=4, suppress_health_check=NO_SLOW_CHECK)
 @given(weeks, st.integers(2, 5))
 def test_longer_calls_at_the_same_price_are_tokens_only(sink: Sink, before: Week, times: int) -> None:
     now = [
@@ -207,7 +205,7 @@ def test_longer_calls_at_the_same_price_are_tokens_only(sink: Sink, before: Week
     only(sink, "by_tokens_usd", total(before) * (times - 1))
 
 
-@settings(max_examples=6, suppress_health_check=NO_SLOW_CHECK)
+@settings(max_examples=4, suppress_health_check=NO_SLOW_CHECK)
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 12))
 def test_other_shares_of_the_same_number_of_calls_are_mix_only(
     sink: Sink, cheap: int, dear: int, cheap_now: int
@@ -223,7 +221,7 @@ def test_other_shares_of_the_same_number_of_calls_are_mix_only(
 def test_new_and_vanished_models_are_mix_and_the_first_and_last_week_volume(sink: Sink) -> None:
     stored(sink, [Used("old", "x", 100, 40)] * 2, [Used("new", "x", 10, 90)] * 2)
     first, second, third = (
-        {name: nano_of(row, "change_usd", *NAMES) for name, row in drivers(sink, "model", week).items()}
+        {name: nano_of(row, "change_usd", *NAMES) for name, row in drivers(sink, week)["model"].items()}
         for week in (0, 1, 2)
     )
     assert first == {"old": (80, 80, 0, 0, 0)}
@@ -233,7 +231,7 @@ def test_new_and_vanished_models_are_mix_and_the_first_and_last_week_volume(sink
 
 def test_a_model_that_lost_its_price_is_unknown_and_not_free(sink: Sink) -> None:
     stored(sink, [Used("a", "x", 100, 40)], [Used("a", "x", 100, None)])
-    row = drivers(sink, "model", 1)["a"]
+    row = drivers(sink, 1)["model"]["a"]
     assert (row["cost_usd"], row["calls_without_cost"], row["calls_without_cost_before"]) == (None, 1, 0)
     assert nano_of(row, "cost_before_usd", "change_usd") == (40, -40)
 
@@ -250,4 +248,4 @@ def test_big_weeks_do_not_overflow(sink: Sink) -> None:
     dear = Used("a", "x", 2_000_000_000, (1 << 48) - 1)
     stored(sink, [dear] * 400, [dear] * 399 + [dear._replace(nano=1)])
     before, now = summed([dear] * 400, "model"), summed([dear] * 399 + [dear._replace(nano=1)], "model")
-    assert nano_of(drivers(sink, "model", 1)["a"], *NAMES) == expected(before, now, "a")
+    assert nano_of(drivers(sink, 1)["model"]["a"], *NAMES) == expected(before, now, "a")
