@@ -72,13 +72,13 @@ _BOTH: Final = [f"{name}{when}" for name in _NUMBERS for when in ("", "_before")
 _DRIVERS: Final = f"""\
 WITH
     -- The cost if only the number of all calls had changed; where there were none, that is all there is.
-    multiIf(all_before = 0, nano,
+    if(all_before = 0, nano,
         {_quotient("nano_before * all_calls", "toInt256(all_before)")}) AS at_volume,
     -- And the series' share of them. A series that is new has no past price: it is all mix.
-    multiIf(all_before = 0 OR calls_before = 0, nano,
+    if(calls_before = 0, nano,
         {_quotient("nano_before * calls", "toInt256(calls_before)")}) AS at_mix,
     -- And its tokens per call. Without tokens there was no price of one: the present price values them.
-    multiIf(all_before = 0 OR calls_before = 0, nano,
+    multiIf(calls_before = 0, nano,
         tokens_before = 0, if(nano_before = 0 AND tokens > 0, nano, at_mix),
         {_quotient("nano_before * tokens", "toInt256(tokens_before)")}) AS at_tokens
 SELECT

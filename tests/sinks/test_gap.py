@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gatewatch.events import Call, Request
@@ -214,7 +214,11 @@ counted: Final = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=5,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.lists(counted, min_size=1, max_size=60))
 def test_contradictions_are_those_that_usage_is_refused_for(sink: Sink, counts: list[dict[str, Any]]) -> None:
     def contradicts(said: dict[str, Any]) -> bool:
