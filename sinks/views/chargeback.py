@@ -98,8 +98,9 @@ def _items() -> str:
                 [{whole},
                  (if(is_reported, 'reported', 'other'), if(is_reported, 'reported', 'other'),
                   split - arraySum(mapValues(details)), unexplained)],
-                arrayMap((part, usd, n) -> (if(part IN ({tokens}), 'tokens', 'requests'), part, usd, n),
-                    mapKeys(details), mapValues(details), mapValues(details_calls)))),
+                arrayMap((part, usd) -> (if(part IN ({tokens}), 'tokens', 'requests'), part, usd,
+                        details_calls[part]),
+                    mapKeys(details), mapValues(details)))),
             arrayFilter(entry -> entry.4 != 0,
                 [('unknown', 'unpriced', NULL, unpriced), ('unknown', 'open', NULL, open)]))"""
 
@@ -107,6 +108,7 @@ def _items() -> str:
 _DETAILED: Final = " + ".join(f"c.{column}_usd" for column in _SPLIT)
 
 # Aggregated first: what the amounts are called is then decided for a few rows, not for every call.
+# A cost that is no call's (idle machines, a subscription) is another branch of the union with these columns.
 BREAKDOWN: Final = f"""\
 SELECT
     day, provider, model, entry.1 AS category, entry.2 AS item,

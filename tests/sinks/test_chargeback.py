@@ -62,6 +62,7 @@ def events(draw: st.DrawFn) -> list[Event]:
             **fields,
             input_tokens=draw(COUNT),
             cache_read_tokens=draw(st.one_of(st.none(), st.integers(0, 100))),
+            cache_write_tokens=draw(st.sampled_from([None, 100, 100])),
             cache_write_1h_tokens=draw(st.one_of(st.none(), st.integers(0, 100))),
             output_tokens=draw(COUNT),
             output_reasoning_tokens=draw(st.one_of(st.none(), st.integers(0, 100))),
@@ -185,18 +186,21 @@ def check_items_of_the_bill(sink: Sink, rows: list[dict[str, Any]]) -> None:
     assert {tuple(row[:3]): row[3] for row in found} == {
         key: known(costs) for key, costs in by_model.items() if known(costs)
     }
-    parts: dict[str, Decimal] = defaultdict(Decimal)
+    parts: dict[str, list[Decimal]] = defaultdict(list)
     for row in rows:
-        for item in ("input", "cache_read", "output", "reasoning"):
-            parts[item] += row[f"cost_{item}_usd"] or 0
-        for item, usd in row["cost_details_usd"]:
-            parts[item] += usd
+        whole = [(item, row[f"cost_{item}_usd"]) for item in ("input", "cache_read", "output", "reasoning")]
+        for item, usd in [*whole, *row["cost_details_usd"]]:
+            parts[item].append(usd)
         if row["cost_status"] == "provider_reported":
-            parts["reported"] += row["cost_usd"]
+            parts["reported"].append(row["cost_usd"])
     items = sink.rows(
-        "SELECT item, sum(usd) FROM gatewatch.cost_breakdown WHERE usd IS NOT NULL GROUP BY item"
+        "SELECT item, sum(usd), sum(calls) FROM gatewatch.cost_breakdown WHERE usd IS NOT NULL GROUP BY item"
     )
-    assert dict(map(tuple, items)) == {item: usd for item, usd in parts.items() if usd}
+    assert {tuple(row) for row in items} == {
+        (item, known(amounts), sum(bool(usd) for usd in amounts))
+        for item, amounts in parts.items()
+        if known(amounts)
+    }
     ((without,),) = sink.rows("SELECT sum(calls) FROM gatewatch.cost_breakdown WHERE usd IS NULL")
     assert without == sum(row["cost_usd"] is None for row in rows)
 
