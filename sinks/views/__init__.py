@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import call, measure, pipeline
+from sinks.views import call, chargeback, driver, gap, measure, pipeline
 
 __all__ = ["ALL_VIEWS"]
 
@@ -19,4 +19,7 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *call.VIEWS,
     *measure.VIEWS,
     *pipeline.VIEWS,
+    *chargeback.VIEWS,
+    *driver.VIEWS,
+    *gap.VIEWS,
 )
