@@ -1,7 +1,8 @@
 """What an hour of a GPU of one's own costs: rows with dates, of which every revision is kept.
 
-A rate holds for the reports of GPUs that it selects (by gateway, deployment, model and name of the resource,
-what is empty for all), from a whole hour on until it ends, or until a later row of the same ``rate_id`` begins.
+A rate holds for the reports of GPUs that it selects (by gateway, deployment, model and name of the
+resource, what is empty for all), from a whole hour on until it ends, or until a later row of the same
+``rate_id`` begins.
 Setting the same ``rate_id`` and ``valid_from`` again corrects that row; the earlier revision stays stored.
 The views ``gpu_hours``, ``infrastructure`` and ``infrastructure_calls`` compute everything else.
 """
@@ -12,11 +13,11 @@ from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 from msgspec import Struct
 
 from gatewatch.contract import Contract
-from gatewatch.model_name import SELF_HOSTED, fold
 from sinks.clickhouse import Sink
 from sinks.schema import STORE
 
@@ -30,6 +31,7 @@ __all__ = [
     "check_rate",
     "free_contract",
     "nano_usd",
+    "parse_hour",
     "permille",
     "read_rates",
     "save_rate",
@@ -40,9 +42,9 @@ MOST_NANO_USD: Final = 10**14
 """A GPU-hour of more than $100,000 is a mistake, and the views' arithmetic is exact up to there."""
 OUTPUT_WEIGHT: Final = 2000
 """An output token weighs as much as two of input: the cost function of Sheng et al., "Fairness in Serving
-Large Language Models" (OSDI 2024, arXiv 2401.00588), which accounts for the shares of one server's clients."""
+Large Language Models" (OSDI 2024, arXiv 2401.00588), made to account for the clients of one server."""
 CACHE_READ_WEIGHT: Final = 100
-"""A cached input token weighs a tenth: the share that the price lists of Anthropic, OpenAI and DeepSeek have."""
+"""A cached input token weighs a tenth: the share of input's price that Anthropic and OpenAI (GPT-5) ask."""
 _MOST_WEIGHT: Final = 1_000_000
 _NAME_MOST: Final = 256
 _LATEST_S: Final = 4_102_444_800  # 2100-01-01
@@ -131,27 +133,24 @@ def check_rate(rate: GpuRate) -> None:
         raise RateError("a rate ends after it begins")
 
 
-def free_contract(rate: GpuRate, provider: str) -> Contract:
+def free_contract(provider: str, *, deployment: str = "", model: str = "") -> Contract:
     """The contract row by which calls to a server of one's own cost nothing at a provider's.
 
     Parameters
     ----------
     provider
         The name under which the calls come: ``vllm``, ...
+    deployment, model
+        Of the pool of GPUs that serves them; at least one.
     """
     return Contract(
-        contract_id=f"own-gpus:{rate.rate_id}:{provider}",
+        contract_id=":".join(["own-gpus", provider, *filter(None, (deployment, model))]),
         provider=provider,
-        model=rate.model,
-        deployment=rate.deployment,
+        model=model,
+        deployment=deployment,
         free=True,
         source="own GPUs: the call's share of their cost is in infrastructure_calls",
     )
-
-
-def is_self_hosted(provider: str) -> bool:
-    """Whether a provider's name is that of a server which somebody runs."""
-    return SELF_HOSTED.search(fold(provider)) is not None
 
 
 def save_rate(sink: Sink, rate: GpuRate) -> None:
@@ -188,24 +187,15 @@ def save_rate(sink: Sink, rate: GpuRate) -> None:
 
 def read_rates(sink: Sink) -> list[GpuRate]:
     """The last revision of each rate and date, removed ones included, by id and date."""
-    names = [name for name in GpuRate.__struct_fields__ if name not in ("valid_from_s", "valid_to_s")]
+    names = [name for name in GpuRate.__struct_fields__ if not name.startswith("valid_")]
     rows = sink.rows(
-        f"SELECT toUnixTimestamp(valid_from), toUnixTimestamp(valid_to), {', '.join(names)} "
+        "SELECT toInt64(toUnixTimestamp(valid_from)) AS valid_from_s, "
+        f"toInt64(toUnixTimestamp(valid_to)) AS valid_to_s, {', '.join(names)} "
         f"FROM {STORE}.gpu_rates FINAL ORDER BY rate_id, valid_from, revision DESC "
         "LIMIT 1 BY rate_id, valid_from"
     )
-    flags = {"any_gateway", "removed"}
-    return [
-        GpuRate(
-            valid_from_s=int(row[0]),
-            valid_to_s=int(row[1]),
-            **{
-                name: bool(value) if name in flags else value
-                for name, value in zip(names, row[2:], strict=True)
-            },
-        )
-        for row in rows
-    ]
+    names = ["valid_from_s", "valid_to_s", *names]
+    return [msgspec.convert(dict(zip(names, row, strict=True)), GpuRate, strict=False) for row in rows]
 
 
 def parse_hour(text: str, now_s: int) -> int:

@@ -79,7 +79,8 @@ def _selects(rate: str) -> str:
     return (
         f"({rate}.2 = '' OR {rate}.2 = gateway) AND ({rate}.3 = '' OR {rate}.3 = deployment) "
         f"AND ({rate}.4 = '' OR {rate}.4 = model) AND ({rate}.5 = '' OR {rate}.5 = resource "
-        f"OR (endsWith({rate}.5, '*') AND startsWith(resource, substring({rate}.5, 1, length({rate}.5) - 1))))"
+        f"OR (endsWith({rate}.5, '*') "
+        f"AND startsWith(resource, substring({rate}.5, 1, length({rate}.5) - 1))))"
     )
 
 
@@ -211,7 +212,7 @@ _INFRASTRUCTURE_CALLS: Final = f"""\
 WITH {_RATES} AS rates, {_POOLS} AS pools
 SELECT
     started_at, call_id, hour, gateway, environment, provider, model, deployment,
-    tenant, team, key_alias, user_hash, tags,
+    tenant, team, key_alias, user_hash, tags, cost_status,
     pool_gateway, pool_deployment, pool_model,
     if(is_reported = 0, NULL, toFloat64(weight) / 1000) AS weighted_tokens,
     multiIf(is_reported = 0, 'no reports', no_usage, 'no usage', '') AS reason,
@@ -234,7 +235,7 @@ FROM
             c.started_at AS started_at, c.call_id AS call_id, c.hour AS hour, c.gateway AS gateway,
             c.environment AS environment, c.provider AS provider, c.model AS model,
             c.deployment AS deployment, c.tenant AS tenant, c.team AS team, c.key_alias AS key_alias,
-            c.user_hash AS user_hash, c.tags AS tags,
+            c.user_hash AS user_hash, c.tags AS tags, c.cost_status AS cost_status,
             c.pool.1 AS pool_gateway, c.pool.2 AS pool_deployment, c.pool.3 AS pool_model,
             c.input_tokens IS NULL AND c.output_tokens IS NULL AS no_usage,
             h.is_reported AS is_reported, h.used_nano AS used_nano,

@@ -324,7 +324,7 @@ def test_the_providers_bill_and_the_infrastructure_add_up(sink: Sink) -> None:
 
 
 def test_a_contract_makes_the_calls_free_at_the_providers_and_says_where_their_cost_is(sink: Sink) -> None:
-    contract = free_contract(RATE, "vllm")
+    contract = free_contract("vllm", model="llama")
     book = PriceBook([contract])
     save_rate(sink, RATE)
     store(sink, report(3600, 3600.0), served(1, input_tokens=10, output_tokens=1), book=book)
