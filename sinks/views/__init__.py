@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import call, infrastructure, measure, pipeline
+from sinks.views import call, infrastructure, measure, pipeline, saving
 
 __all__ = ["ALL_VIEWS"]
 
@@ -20,4 +20,5 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *measure.VIEWS,
     *pipeline.VIEWS,
     *infrastructure.VIEWS,
+    *saving.VIEWS,
 )
