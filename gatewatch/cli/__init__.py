@@ -30,6 +30,8 @@ PIPELINE: Final = {
     "traffic": "gatewatch.cli.traffic",
     "dead-letters": "gatewatch.cli.dead_letters",
     "infrastructure": "gatewatch.cli.infrastructure",
+    "savings": "gatewatch.cli.savings",
+    "what-if": "gatewatch.cli.what_if",
 }
 
 

@@ -6,20 +6,28 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Sink
 
-__all__ = ["Data", "connected", "print_rows", "say", "wrong_usage"]
+__all__ = ["Data", "Moment", "connected", "moment_ms", "nano_text", "print_rows", "say", "wrong_usage"]
 
 Data = Annotated[
     Path | None,
     typer.Option("--data", help="Data directory, running or at rest.", show_default=False),
 ]
+
+Moment = Annotated[
+    str, typer.Option("--from", help="An age such as 7d or 12h, or a time such as 2026-11-01 (UTC).")
+]
+
+
+_LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 
 
 @contextlib.contextmanager
@@ -62,6 +70,39 @@ def wrong_usage(command: str, message: str) -> NoReturn:
     """Say what was wrong, and end with 2."""
     say(command, message)
     raise typer.Exit(2)
+
+
+def moment_ms(command: str, option: str, text: str, now_ms: int) -> int:
+    """A time as milliseconds since 1970: ``now``, an age, or a date with or without a time, else UTC.
+
+    Ends the command with 2 where it is none.
+    """
+    from traffic.incident import seconds
+
+    if text == "now":
+        return now_ms
+    if text[-1:].isalpha():
+        with contextlib.suppress(ValueError, OverflowError):
+            return max(0, now_ms - round(seconds(text) * 1000))
+    try:
+        moment = datetime.fromisoformat(text)
+        at_ms = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        at_ms = -1
+    if not 0 <= at_ms <= _LATEST_MS:
+        wrong_usage(command, f"{option} {text!r} is no time; write 7d, 12h, 2026-11-01 or 2026-11-01T09:00")
+    return at_ms
+
+
+def nano_text(nano: int) -> str:
+    """Nano-USD as an exact decimal number of dollars.
+
+    >>> nano_text(-1_500_000_000)
+    '-1.5'
+    """
+    from gatewatch.money import PICO_PER_NANO, usd
+
+    return usd(nano * PICO_PER_NANO)
 
 
 def print_rows(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:

@@ -12,7 +12,16 @@ from typing import Final
 from sinks.schema import VIEWS as DATABASE
 from sinks.view import View
 
-__all__ = ["ASSUMPTIONS", "BATCH_TAG", "BLOCK_TAG", "CACHE_LIFETIME_S", "LEAST_CACHED_TOKENS", "VIEWS"]
+__all__ = [
+    "ASSUMPTIONS",
+    "BATCHABLE",
+    "BATCH_TAG",
+    "BLOCK_TAG",
+    "CACHE_LIFETIME_S",
+    "LEAST_CACHED_TOKENS",
+    "VIEWS",
+    "repeated_prefixes",
+]
 
 CACHE_LIFETIME_S: Final = 300
 """How long a provider keeps a prefix since it was last used: Anthropic's default
@@ -84,7 +93,13 @@ FROM
 )
 WHERE attempt >= 1 OR is_linked"""
 
-_REPEATED: Final = f"""\
+
+def repeated_prefixes(where: str = "1") -> str:
+    """The query of the view ``repeated_prefixes`` over the calls for which a condition holds.
+
+    A prefix can have been seen as long as :data:`CACHE_LIFETIME_S` before the first call of interest.
+    """
+    return f"""\
 SELECT
     started_at, call_id, {_WHO}, service_tier, input_tokens, cache_read_tokens,
     blocks, repeated_blocks,
@@ -121,11 +136,21 @@ FROM
                 arrayMap(n -> sipHash64(arraySlice(prefix_hashes, 1, n)), range(1, length(prefix_hashes) + 1))
                     AS prefix,
                 arrayEnumerate(prefix_hashes) AS place
-            WHERE is_ended AND input_tokens IS NOT NULL AND ifNull(gateway_cache_hit, 0) = 0
+            WHERE is_ended AND input_tokens IS NOT NULL AND ifNull(gateway_cache_hit, 0) = 0 AND {where}
         )
     )
     GROUP BY started_at, call_id
 )"""
+
+
+BATCHABLE: Final = f"""(
+    NOT {_FAILED} AND ifNull(gateway_cache_hit, 0) = 0
+    AND lower(service_tier) IN ('', 'default', 'standard', 'auto', 'on_demand', 'standard_only')
+    AND cost_status IN ('priced', 'partial')
+    AND multiIf(lower(tags['{BATCH_TAG}']) IN ('1', 'true', 'yes'), 1, tags['{BATCH_TAG}'] != '', 0,
+        stream = 0 AND conversation_id = '' AND user_hash = '')
+)"""
+"""Whether a call could have run as batch: nobody waited for it, as far as the event says."""
 
 _BATCHABLE: Final = f"""\
 SELECT
@@ -133,11 +158,7 @@ SELECT
     if(tags['{BATCH_TAG}'] != '', 'tag', 'not streamed, no conversation, no user') AS basis,
     input_tokens, output_tokens, cost_status, cost_usd AS paid_usd
 FROM {DATABASE}.calls
-WHERE is_ended AND NOT {_FAILED} AND ifNull(gateway_cache_hit, 0) = 0
-    AND lower(service_tier) IN ('', 'default', 'standard', 'auto', 'on_demand', 'standard_only')
-    AND cost_status IN ('priced', 'partial')
-    AND multiIf(lower(tags['{BATCH_TAG}']) IN ('1', 'true', 'yes'), 1, tags['{BATCH_TAG}'] != '', 0,
-        stream = 0 AND conversation_id = '' AND user_hash = '')"""
+WHERE is_ended AND {BATCHABLE}"""
 
 
 def _kind(kind: str, view: str, where: str, paid: str, could_save: str) -> str:
@@ -175,7 +196,7 @@ GROUP BY toDate(hour), model""",
 VIEWS: Final = (
     View("wasted_calls", "One row for each call that failed or was abandoned and was not free.", _WASTED),
     View("retries", "One row for each call that repeats one that had failed.", _RETRIES),
-    View("repeated_prefixes", "One row for each call whose prompt's blocks are known.", _REPEATED),
+    View("repeated_prefixes", "One row for each call whose prompt's blocks are known.", repeated_prefixes()),
     View("batchable_calls", "One row for each call at the standard tier that nobody waits for.", _BATCHABLE),
     View("savings", "What could be saved by day, kind, tenant and model. Kinds overlap.", _SAVINGS),
 )

@@ -40,7 +40,7 @@ RATE: Final = GpuRate(rate_id="h100", nano_usd_per_gpu_hour=2_490_000_000, valid
 
 
 def store(sink: Sink, *events: Event, book: PriceBook | None = None) -> None:
-    lane = Lane(1, 0, Rules(chunk_records=1000), **({"book": book} if book else {}))
+    lane = Lane(1, 0, Rules(chunk_records=1000), book=book)
     newest = max(event.at_ms for event in events)
     lane.feed(0, newest, record(*events))
     rows = lane.flush()
