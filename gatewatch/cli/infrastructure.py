@@ -191,12 +191,15 @@ def _hint(sink: Sink, begin_s: int, end_s: int) -> bool:
     """Say which contracts keep calls to own GPUs from counting as unpriced; whether there are any."""
     import msgspec
 
+    from gatewatch.contract import Contract
     from sinks.gpu_rate import free_contract
     from sinks.infrastructure import unpriced_pools
 
     found = unpriced_pools(sink, begin_s, end_s)
     for provider, deployment, model, calls in found:
-        contract = msgspec.to_builtins(free_contract(provider, deployment=deployment, model=model))
-        row = msgspec.json.encode({name: value for name, value in contract.items() if value}).decode()
+        contract = msgspec.structs.asdict(free_contract(provider, deployment=deployment, model=model))
+        usual = msgspec.structs.asdict(Contract(contract_id=""))
+        said = {name: value for name, value in contract.items() if value != usual[name]}
+        row = msgspec.json.encode(said).decode()
         say(_NAME, f"{calls:,} calls to {provider} count as unpriced; this contract makes them free: {row}")
     return bool(found)

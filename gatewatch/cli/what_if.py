@@ -21,8 +21,8 @@ from gatewatch.cli.connection import (
 
 _NAME: Final = "what-if"
 _ASSUMPTION: Final = (
-    "the same token counts (tokenizers differ, and another model may answer at another length), at the prices "
-    "of each call's own time, tenant and service tier"
+    "the same token counts (tokenizers differ, and another model may answer at another length), at the "
+    "prices of each call's own time, tenant and service tier"
 )
 
 

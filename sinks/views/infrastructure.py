@@ -48,7 +48,7 @@ SELECT
     if(toUnixTimestamp(if(u.rate_id = '', r.valid_to, u.ends)) = 0, NULL,
         if(u.rate_id = '', r.valid_to, u.ends)) AS valid_to,
     r.gateway AS gateway, r.deployment AS deployment, r.model AS model, r.resource AS resource,
-    r.any_gateway = 1 AS is_any_gateway,
+    toBool(r.any_gateway) AS is_any_gateway,
     {usd("r.nano_usd_per_gpu_hour")} AS usd_per_gpu_hour,
     toDecimal64(r.output_weight_permille, 3) / 1000 AS output_weight,
     toDecimal64(r.cache_read_weight_permille, 3) / 1000 AS cache_read_weight,
