@@ -141,8 +141,8 @@ SELECT
     if(rate_id = '', NULL, {usd(_rounded("toInt256(gpu_ms) * rate.7", _FULL * _HOUR_MS))}) AS cost_usd,
     if(rate_id = '', NULL, {usd(_rounded("toInt256(busy) * rate.7", _FULL * _FULL * _HOUR_MS))}) AS used_usd,
     cost_usd - used_usd AS idle_usd,
-    toDecimal64(rate.8, 3) / 1000 AS output_weight,
-    toDecimal64(rate.9, 3) / 1000 AS cache_read_weight
+    if(rate_id = '', NULL, toDecimal64(rate.8, 3) / 1000) AS output_weight,
+    if(rate_id = '', NULL, toDecimal64(rate.9, 3) / 1000) AS cache_read_weight
 FROM
 (
     SELECT
@@ -201,8 +201,8 @@ _POOL_HOURS: Final = f"""\
 SELECT
     hour, pool_gateway, deployment, model,
     toInt256(toInt128(sum(used_usd) * 1000000000)) AS used_nano,
-    toInt64(argMax(output_weight, (used_usd, rate_id)) * 1000) AS output_permille,
-    toInt64(argMax(cache_read_weight, (used_usd, rate_id)) * 1000) AS cache_permille,
+    toInt64(assumeNotNull(argMax(output_weight, (used_usd, rate_id))) * 1000) AS output_permille,
+    toInt64(assumeNotNull(argMax(cache_read_weight, (used_usd, rate_id))) * 1000) AS cache_permille,
     1 AS is_reported
 FROM {DATABASE}.gpu_hours
 WHERE rate_id != ''
