@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import pytest
 
-from gatewatch.events import Call, Event, Feedback, Request, Token, encode
+from gatewatch.events import Call, Event, Feedback, Request, Resource, Token, encode
 from gatewatch.price_book import default_book
 from signals.chunk import SIGNALS
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from signals.sketch import RELATIVE_ERROR
 from sinks.clickhouse import Sink
+from sinks.gpu_rate import GpuRate, save_rate
 from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
@@ -136,6 +137,16 @@ def known_events() -> list[Event]:
         thumbs(22, "call-02", 0.0),
         thumbs(23, "call-10", 0.0),
         thumbs(24, "call-11", 1.0),
+        # Of no emitter that numbers its events.
+        Resource(
+            at_ms=MINUTE_MS + 36_000,
+            gateway="eu-1",
+            resource="gpu:0",
+            model="llama",
+            gpu_count=2.0,
+            gpu_utilization=0.25,
+            interval_s=36.0,
+        ),
     ]
     return events
 
@@ -155,6 +166,7 @@ def filled(sink: Sink) -> Sink:
     assert rows is not None
     for name, block in blocks([rows]).items():
         sink.insert(f"{STORE}.{name}", block)
+    save_rate(sink, GpuRate(rate_id="own", nano_usd_per_gpu_hour=5 * 10**9, valid_from_s=0, model="llama"))
     return sink
 
 
@@ -182,6 +194,13 @@ ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
         ("anthropic", "claude", "unpriced", UNKNOWN, 5),
         ("anthropic", "claude", "unpriced", "no usage came with the call", 1),
     ],
+    # 36 s of two GPUs at $5 an hour, busy for a quarter of it; no call was theirs.
+    13: [(TODAY, "llama", *map(Decimal, ("0.02", "0.1", "0", "0.025", "0.075")))],
+    14: [
+        ("abandoned", "beta", 0, 1, None, None),
+        ("failed", "beta", 0, 1, None, None),
+        ("idle", "", 0, 0, Decimal("0.1"), Decimal("0.075")),
+    ],
 }
 
 
@@ -201,8 +220,8 @@ def test_the_documented_quantile_over_aggregates_is_right_within_the_sketch_erro
         assert row[-1] == pytest.approx(exact_ms, rel=RELATIVE_ERROR + 0.0005)  # and rounded to 1 ms
 
 
-def test_there_are_twelve_queries_and_each_reads_views_only() -> None:
-    assert sorted(QUERIES) == list(range(1, 13))
+def test_the_queries_are_numbered_and_each_reads_views_only() -> None:
+    assert sorted(QUERIES) == list(range(1, 15))
     assert set(QUERIES) == {*ANSWERS, 2}
     names = {f"{VIEWS}.{view.name}" for view in ALL_VIEWS}
     for sql in QUERIES.values():
