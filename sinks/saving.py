@@ -18,7 +18,7 @@ from gatewatch.price_book import PriceBook
 from signals.saving import Repriced, as_batch, at_model, reprice, with_caching
 from sinks.clickhouse import Sink
 from sinks.schema import VIEWS
-from sinks.stored_call import call_tables
+from sinks.stored_call import call_tables, days
 from sinks.views.saving import BATCHABLE, CACHE_LIFETIME_S, LEAST_CACHED_TOKENS, repeated_prefixes
 
 __all__ = ["KINDS", "Saving", "WhatIf", "proofs", "savings", "what_if"]
@@ -182,13 +182,21 @@ def _batch(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int) -> Iterator[
 def _uncached(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int) -> Iterator[_Compared]:
     seen = "started_at >= fromUnixTimestamp64Milli({begin:Int64}, 'UTC') "
     seen += "AND started_at < fromUnixTimestamp64Milli({end:Int64}, 'UTC')"
-    repeated = sink.table(
-        "SELECT toUnixTimestamp64Milli(started_at) AS started_at, call_id, "
-        "toInt64(repeated_tokens) AS repeated_tokens, toInt64(missed_tokens) AS missed_tokens "
-        f"FROM ({repeated_prefixes(seen)})",
-        {"begin": begin_ms - CACHE_LIFETIME_S * 1000, "end": end_ms},
-    )
-    for table in call_tables(sink, begin_ms, end_ms, where="notEmpty(prefix_hashes)"):
+    for at, until in days(begin_ms, end_ms):
+        repeated = sink.table(
+            "SELECT toUnixTimestamp64Milli(started_at) AS started_at, call_id, "
+            "toInt64(repeated_tokens) AS repeated_tokens, toInt64(missed_tokens) AS missed_tokens "
+            f"FROM ({repeated_prefixes(seen)})",
+            {"begin": at - CACHE_LIFETIME_S * 1000, "end": until},
+        )
+        if repeated.num_rows:
+            yield from _cached_day(
+                call_tables(sink, at, until, where="notEmpty(prefix_hashes)"), repeated, book
+            )
+
+
+def _cached_day(tables: Iterator[pa.Table], repeated: pa.Table, book: PriceBook) -> Iterator[_Compared]:
+    for table in tables:
         joined = table.join(repeated, ["started_at", "call_id"], join_type="inner").sort_by(
             [("started_at", "ascending"), ("call_id", "ascending")]
         )

@@ -12,7 +12,7 @@ from signals.column import CALL_KINDS, RANK_PROVIDER, RANK_SHIFT
 from sinks.clickhouse import Sink
 from sinks.schema import VIEWS
 
-__all__ = ["DAY_MS", "call_tables"]
+__all__ = ["DAY_MS", "call_tables", "days"]
 
 DAY_MS: Final = 86_400_000
 _CALL: Final = max(CALL_KINDS.values())
@@ -37,6 +37,14 @@ _COLUMNS: Final = ", ".join(
 )
 
 
+def days(begin_ms: int, end_ms: int) -> Iterator[tuple[int, int]]:
+    """The days (UTC), or parts of days, that a span of time consists of."""
+    while begin_ms < end_ms:
+        until = min(end_ms, begin_ms - begin_ms % DAY_MS + DAY_MS)
+        yield begin_ms, until
+        begin_ms = until
+
+
 def call_tables(
     sink: Sink,
     begin_ms: int,
@@ -57,9 +65,7 @@ def call_tables(
     Tables as :func:`signals.cost.costs` takes them, with ``call_id``, ``cost_status`` and ``paid_nano_usd``
     (-1 where the cost is not known). Days without calls are left out.
     """
-    at = begin_ms
-    while at < end_ms:
-        until = min(end_ms, at - at % DAY_MS + DAY_MS)
+    for at, until in days(begin_ms, end_ms):
         table = sink.table(
             f"SELECT {_COLUMNS} FROM (SELECT * FROM {VIEWS}.calls "
             "WHERE started_at >= fromUnixTimestamp64Milli({begin:Int64}, 'UTC') "
@@ -69,4 +75,3 @@ def call_tables(
         )
         if table.num_rows:
             yield table.combine_chunks()
-        at = until

@@ -155,6 +155,17 @@ def test_prefixes_that_repeat_and_are_not_read_would_be_cheaper_from_the_cache(s
     assert (acme.calls, acme.left_out) == (7, 0)
 
 
+def test_a_prefix_is_remembered_over_midnight_and_from_before_the_time_that_is_asked_for(sink: Sink) -> None:
+    midnight_s = 86_400 - T0_MS // 1000 % 86_400
+    usage: dict[str, Any] = {"prefix_hashes": [1, 2], "input_tokens": 2000, "output_tokens": 0}
+    store(sink, made(1, midnight_s - 100, **usage), made(2, midnight_s + 100, **usage))
+    whole = sum(row.could_save_nano_usd for row in found(sink, "uncached"))
+    midnight_ms = T0_MS + midnight_s * 1000
+    (later,) = savings(sink, BOOK, midnight_ms, midnight_ms + HOUR_MS, ["uncached"])
+    assert whole == later.could_save_nano_usd == 2000 * 1250
+    assert later.calls == 1
+
+
 def test_the_surcharge_for_writes_counts_and_may_cost_more_than_it_saves(sink: Sink) -> None:
     usage = {**CLAUDE, "input_tokens": 4096, "output_tokens": 0, "tags": {"prefix_block_tokens": "1024"}}
     store(
