@@ -7,7 +7,8 @@ in columns, a day of calls at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,8 @@ from sinks.stored_call import call_tables, days
 from sinks.views.saving import BATCHABLE, CACHE_LIFETIME_S, LEAST_CACHED_TOKENS, repeated_prefixes
 
 __all__ = ["KINDS", "Saving", "WhatIf", "proofs", "savings", "what_if"]
+
+_OnDay: TypeAlias = Callable[[int], None]
 
 KINDS: Final = ("failed", "abandoned", "retried", "uncached", "batch", "idle")
 _PROOFS: Final = {
@@ -66,18 +69,32 @@ class WhatIf(Struct, frozen=True, kw_only=True):
 
 
 class _Compared(Struct, frozen=True):
-    """Calls, what they cost, and what they would; arrays of shape (n,)."""
+    """Calls, what they cost as stored, and what they could save; arrays of shape (n,), nano-USD."""
 
     table: pa.Table
     paid: NDArray[np.int64]
-    would: NDArray[np.int64]
+    saved: NDArray[np.int64]
     known: NDArray[np.bool_]
     """Both are known, and can be compared."""
     what: list[str]
 
 
-def savings(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int, kinds: Sequence[str]) -> list[Saving]:
+def savings(
+    sink: Sink,
+    book: PriceBook,
+    begin_ms: int,
+    end_ms: int,
+    kinds: Sequence[str],
+    on_day: Callable[[str, int], None] = lambda kind, until_ms: None,
+) -> list[Saving]:
     """What calls that began from ``begin_ms`` to before ``end_ms`` could have saved; the most first.
+
+    Parameters
+    ----------
+    kinds
+        Of :data:`KINDS`.
+    on_day
+        Called with the kind that is computed, and up to when it has come.
 
     Raises
     ------
@@ -89,7 +106,7 @@ def savings(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int, kinds: Sequ
         if kind in _PROOFS:
             found += _stored(sink, kind, begin_ms, end_ms)
         else:
-            found += _summed(kind, _COMPUTED[kind](sink, book, begin_ms, end_ms))
+            found += _summed(kind, _COMPUTED[kind](sink, book, begin_ms, end_ms, partial(on_day, kind)))
     return sorted(
         found, key=lambda row: (-row.could_save_nano_usd, KINDS.index(row.kind), row.tenant, row.model)
     )
@@ -113,12 +130,12 @@ def proofs(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int, kind: str) -
         for started_ms, call, of, by, model, said, paid_nano, saved in rows:
             yield _proof(started_ms, call, of, by, model, said, paid_nano, saved)
         return
-    for compared in _COMPUTED[kind](sink, book, begin_ms, end_ms):
+    for compared in _COMPUTED[kind](sink, book, begin_ms, end_ms, lambda until_ms: None):
         columns = [compared.table[name].to_pylist() for name in _NAMED]
         for i, values in enumerate(zip(*columns, strict=True)):
             known = bool(compared.known[i])
             paid_nano = int(compared.paid[i]) if known else None
-            saved = int(compared.paid[i] - compared.would[i]) if known else None
+            saved = int(compared.saved[i]) if known else None
             yield _proof(*values, compared.what[i], paid_nano, saved)
 
 
@@ -170,8 +187,8 @@ def _stored(sink: Sink, kind: str, begin_ms: int, end_ms: int) -> list[Saving]:
     ]
 
 
-def _batch(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int) -> Iterator[_Compared]:
-    for table in call_tables(sink, begin_ms, end_ms, where=BATCHABLE):
+def _batch(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int, on_day: _OnDay) -> Iterator[_Compared]:
+    for table in call_tables(sink, begin_ms, end_ms, where=BATCHABLE, on_day=on_day):
         now, would = reprice(table, book), as_batch(table, book)
         # Where no price of the tier is known, the book answers with standard rates and says so.
         no_tier = np.array(["the tier 'batch'" in reason for reason in would.reason], dtype=np.bool_)
@@ -179,7 +196,7 @@ def _batch(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int) -> Iterator[
         yield _compared(table, now, would, ~no_tier, what)
 
 
-def _uncached(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int) -> Iterator[_Compared]:
+def _uncached(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int, on_day: _OnDay) -> Iterator[_Compared]:
     seen = "started_at >= fromUnixTimestamp64Milli({begin:Int64}, 'UTC') "
     seen += "AND started_at < fromUnixTimestamp64Milli({end:Int64}, 'UTC')"
     for at, until in days(begin_ms, end_ms):
@@ -193,6 +210,7 @@ def _uncached(sink: Sink, book: PriceBook, begin_ms: int, end_ms: int) -> Iterat
             yield from _cached_day(
                 call_tables(sink, at, until, where="notEmpty(prefix_hashes)"), repeated, book
             )
+        on_day(until)
 
 
 def _cached_day(tables: Iterator[pa.Table], repeated: pa.Table, book: PriceBook) -> Iterator[_Compared]:
@@ -211,7 +229,7 @@ def _cached_day(tables: Iterator[pa.Table], repeated: pa.Table, book: PriceBook)
         yield _compared(joined, now, would, np.ones(joined.num_rows, dtype=np.bool_), what)
 
 
-_COMPUTED: Final[dict[str, Callable[[Sink, PriceBook, int, int], Iterator[_Compared]]]] = {
+_COMPUTED: Final[dict[str, Callable[[Sink, PriceBook, int, int, _OnDay], Iterator[_Compared]]]] = {
     "uncached": _uncached,
     "batch": _batch,
 }
@@ -220,8 +238,10 @@ _COMPUTED: Final[dict[str, Callable[[Sink, PriceBook, int, int], Iterator[_Compa
 def _compared(
     table: pa.Table, now: Repriced, would: Repriced, comparable: NDArray[np.bool_], what: list[str]
 ) -> _Compared:
-    known = comparable & now.is_known & would.is_known
-    return _Compared(table, now.nano_usd, would.nano_usd, known, what)
+    # Both by the same prices: what was paid may have been at a contract's.
+    paid = table["paid_nano_usd"].to_numpy()
+    known = comparable & (paid >= 0) & now.is_known & would.is_known
+    return _Compared(table, paid, now.nano_usd - would.nano_usd, known, what)
 
 
 def _summed(kind: str, compared: Iterator[_Compared]) -> list[Saving]:
@@ -233,7 +253,7 @@ def _summed(kind: str, compared: Iterator[_Compared]) -> list[Saving]:
             total[0] += int(known.sum())
             total[1] += int((~known).sum())
             total[2] += int(part.paid[rows][known].sum())
-            total[3] += int((part.paid[rows] - part.would[rows])[known].sum())
+            total[3] += int(part.saved[rows][known].sum())
     return [
         Saving(
             kind=kind,
@@ -274,6 +294,7 @@ def what_if(
     provider: str = "",
     model: str = "",
     tenant: str = "",
+    on_day: _OnDay = lambda until_ms: None,
 ) -> tuple[list[WhatIf], dict[str, int]]:
     """What calls would have cost at another model, by tenant and model, the largest first.
 
@@ -283,6 +304,8 @@ def what_if(
         Provider and model at whose prices the same usage is priced.
     provider, model, tenant
         Only calls of these, as they were sent; empty for all.
+    on_day
+        Called with up to when calls have been priced.
 
     Returns
     -------
@@ -292,7 +315,7 @@ def what_if(
     where = " AND ".join(["1", *(f"{name} = {{{name}:String}}" for name, value in chosen if value)])
     sums: dict[tuple[str, str, str], list[int]] = {}
     reasons: dict[str, int] = {}
-    for table in call_tables(sink, begin_ms, end_ms, where=where, parameters=dict(chosen)):
+    for table in call_tables(sink, begin_ms, end_ms, where=where, parameters=dict(chosen), on_day=on_day):
         would = at_model(table, book, *target)
         paid = table["paid_nano_usd"].to_numpy()
         # A call that the gateway answered costs nothing anywhere, and says nothing of a model.

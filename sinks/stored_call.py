@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import pyarrow as pa
@@ -52,6 +52,7 @@ def call_tables(
     *,
     where: str = "1",
     parameters: Mapping[str, Any] | None = None,
+    on_day: Callable[[int], None] = lambda until_ms: None,
 ) -> Iterator[pa.Table]:
     """Calls that have ended and began from ``begin_ms`` to before ``end_ms``, a day at a time.
 
@@ -59,6 +60,8 @@ def call_tables(
     ----------
     where
         A condition of our own on the columns of the view, with its parameters.
+    on_day
+        Called with the end of each day that has been read, and whose table has been taken.
 
     Yields
     ------
@@ -75,3 +78,4 @@ def call_tables(
         )
         if table.num_rows:
             yield table.combine_chunks()
+        on_day(until)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, connected, print_rows, say, wrong_usage
+from gatewatch.cli.connection import Data, connected, say, wrong_usage
+from gatewatch.cli.row import Format, Output, print_rows
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Sink
@@ -21,14 +21,6 @@ commands = typer.Typer(
 _NAME: Final = "infrastructure"
 
 
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-Output = Annotated[Format, typer.Option("--format", help="json is one object a line.")]
 RateId = Annotated[str, typer.Argument(metavar="ID", help="A name of your own, such as h100-eu.")]
 
 

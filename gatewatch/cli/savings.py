@@ -8,25 +8,10 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import (
-    Data,
-    Moment,
-    connected,
-    moment_ms,
-    nano_text,
-    print_rows,
-    say,
-    wrong_usage,
-)
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
+from gatewatch.cli.row import Format, Output, nano_text, print_rows, progress
 
 _NAME: Final = "savings"
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 class Kind(StrEnum):
@@ -49,7 +34,7 @@ def command(
     calls: Annotated[
         bool, typer.Option("--calls", help="The calls that prove it, one by one; with one --kind.")
     ] = False,
-    output: Annotated[Format, typer.Option("--format", help="json is one object a line.")] = Format.TABLE,
+    output: Output = Format.TABLE,
     data: Data = None,
 ) -> None:
     """Say what could have been saved, by tenant and model. Kinds overlap: do not add them up.
@@ -77,6 +62,8 @@ def command(
         if calls:
             rows = [_proof(row) for row in proofs(sink, book, begin_ms, end_ms, chosen[0])]
         else:
+            with progress(begin_ms, end_ms) as on_day:
+                found = savings(sink, book, begin_ms, end_ms, chosen, on_day)
             rows = [
                 {
                     "kind": row.kind,
@@ -88,7 +75,7 @@ def command(
                     "paid_usd": nano_text(row.paid_nano_usd),
                     "could_save_usd": nano_text(row.could_save_nano_usd),
                 }
-                for row in savings(sink, book, begin_ms, end_ms, chosen)
+                for row in found
             ]
         print_rows(rows, as_json, "nothing that could have been saved")
         if not as_json and rows:

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from typing import Annotated, Final
 
 import typer
 
-from gatewatch.cli.connection import (
-    Data,
-    Moment,
-    connected,
-    moment_ms,
-    nano_text,
-    print_rows,
-    say,
-    wrong_usage,
-)
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
+from gatewatch.cli.row import Format, Output, nano_text, print_rows, progress
 
 _NAME: Final = "what-if"
 _ASSUMPTION: Final = (
     "the same token counts (tokenizers differ, and another model may answer at another length), at the "
     "prices of each call's own time, tenant and service tier"
 )
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def command(
@@ -40,7 +24,7 @@ def command(
     provider: Annotated[str, typer.Option(help="Only calls to this provider, as it was sent.")] = "",
     model: Annotated[str, typer.Option(help="Only calls to this model, as it was sent.")] = "",
     tenant: Annotated[str, typer.Option(help="Only calls of this tenant.")] = "",
-    output: Annotated[Format, typer.Option("--format", help="json is one object a line.")] = Format.TABLE,
+    output: Output = Format.TABLE,
     data: Data = None,
 ) -> None:
     """Price the calls that were made at another model, by tenant and model, and say what that assumes.
@@ -63,16 +47,18 @@ def command(
         near = ", ".join(book.nearest(found))
         wrong_usage(_NAME, found.reason + (f"; known names that are near: {near}" if near else ""))
     with connected(_NAME, data) as sink:
-        rows, reasons = what_if(
-            sink,
-            book,
-            begin_ms,
-            end_ms,
-            (target_provider, target_model),
-            provider=provider,
-            model=model,
-            tenant=tenant,
-        )
+        with progress(begin_ms, end_ms) as on_day:
+            rows, reasons = what_if(
+                sink,
+                book,
+                begin_ms,
+                end_ms,
+                (target_provider, target_model),
+                provider=provider,
+                model=model,
+                tenant=tenant,
+                on_day=lambda until_ms: on_day("calls", until_ms),
+            )
         shown = [
             {
                 "tenant": row.tenant,

@@ -138,8 +138,8 @@ SELECT
     reports, unusable_reports,
     rate.1 AS rate_id,
     if(rate_id = '', gateway, if(rate.6 = 1, '*', gateway)) AS pool_gateway,
-    if(rate_id = '', NULL, {usd(_rounded("toInt256(gpu_ms) * rate.7", _FULL * _HOUR_MS))}) AS cost_usd,
-    if(rate_id = '', NULL, {usd(_rounded("toInt256(busy) * rate.7", _FULL * _FULL * _HOUR_MS))}) AS used_usd,
+    if(is_unknown, NULL, {usd(_rounded("toInt256(gpu_ms) * rate.7", _FULL * _HOUR_MS))}) AS cost_usd,
+    if(is_unknown, NULL, {usd(_rounded("toInt256(busy) * rate.7", _FULL * _FULL * _HOUR_MS))}) AS used_usd,
     cost_usd - used_usd AS idle_usd,
     if(rate_id = '', NULL, toDecimal64(rate.8, 3) / 1000) AS output_weight,
     if(rate_id = '', NULL, toDecimal64(rate.9, 3) / 1000) AS cache_read_weight
@@ -155,7 +155,9 @@ FROM
         countIf(is_last AND is_usable) AS reports,
         countIf(is_last AND NOT is_usable) AS unusable_reports,
         arrayFirst(r -> r.10 <= hour_number * 3600 AND (r.11 = 0 OR hour_number * 3600 < r.11)
-            AND {_selects("r")}, rates) AS rate
+            AND {_selects("r")}, rates) AS rate,
+        -- Reports of which none can be counted are no evidence of no cost.
+        rate.1 = '' OR (gpu_ms = 0 AND reports = 0 AND unusable_reports > 0) AS is_unknown
     FROM
     (
         SELECT
@@ -205,7 +207,7 @@ SELECT
     toInt64(assumeNotNull(argMax(cache_read_weight, (used_usd, rate_id))) * 1000) AS cache_permille,
     1 AS is_reported
 FROM {DATABASE}.gpu_hours
-WHERE rate_id != ''
+WHERE cost_usd IS NOT NULL
 GROUP BY hour, pool_gateway, deployment, model"""
 
 _INFRASTRUCTURE_CALLS: Final = f"""\
@@ -277,7 +279,8 @@ SELECT
     if(used_usd IS NULL, NULL, ifNull(sum(p.attributed_usd), 0)) AS attributed_usd,
     used_usd - attributed_usd AS unattributed_usd,
     multiIf(sum(p.reports) = 0 AND sum(p.unusable_reports) = 0, 'no reports',
-        cost_usd IS NULL, 'no rate', unrated_gpu_hours > 0, 'partial', 'complete') AS state
+        cost_usd IS NULL, if(unrated_gpu_hours = 0 AND unusable_reports > 0, 'unusable reports', 'no rate'),
+        unrated_gpu_hours > 0 OR unusable_reports > 0, 'partial', 'complete') AS state
 FROM
 (
     SELECT

@@ -39,8 +39,8 @@ POOL: Final[dict[str, Any]] = {"gateway": "vllm-1", "model": "llama"}
 RATE: Final = GpuRate(rate_id="h100", nano_usd_per_gpu_hour=2_490_000_000, valid_from_s=0, model="llama")
 
 
-def store(sink: Sink, *events: Event, book: PriceBook | None = None) -> None:
-    lane = Lane(1, 0, Rules(chunk_records=1000), book=book)
+def store(sink: Sink, *events: Event, book: PriceBook | None = None, source: int = 1) -> None:
+    lane = Lane(source, 0, Rules(chunk_records=1000), book=book)
     newest = max(event.at_ms for event in events)
     lane.feed(0, newest, record(*events))
     rows = lane.flush()
@@ -171,8 +171,17 @@ def test_reports_that_cannot_be_counted_are_shown(sink: Sink) -> None:
         report(3600, 600.0, resource="emitter", gpu_count=None, emitter_queued=3),  # of no GPU
     )
     row = one(sink, "infrastructure")
-    assert (row["gpu_hours"], row["unusable_reports"], row["state"]) == (0, 5, "complete")
-    assert row["cost_usd"] == 0
+    assert (row["gpu_hours"], row["unusable_reports"], row["state"]) == (0, 5, "unusable reports")
+    assert row["cost_usd"] is None  # which is not zero
+    store(sink, report(1800, 600.0), source=2)
+    row = one(sink, "infrastructure")
+    assert (row["unusable_reports"], row["state"], row["cost_usd"]) == (5, "partial", Decimal("0.415"))
+
+
+def test_a_deployment_that_is_scaled_to_nothing_costs_nothing(sink: Sink) -> None:
+    save_rate(sink, RATE)
+    store(sink, report(3600, 3600.0, gpu_count=0.0))
+    assert (one(sink, "infrastructure")["state"], one(sink, "infrastructure")["cost_usd"]) == ("complete", 0)
 
 
 def test_utilisation_that_is_not_said_counts_as_used_and_is_shown(sink: Sink) -> None:
