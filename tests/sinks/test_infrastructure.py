@@ -147,6 +147,19 @@ def test_a_report_counts_once_however_often_and_overlapping_it_comes(sink: Sink)
     assert row["reports"] == 5
 
 
+def test_of_two_reports_that_begin_together_the_longer_one_counts(sink: Sink) -> None:
+    save_rate(sink, RATE)
+    store(sink, report(300, 300.0, gpu_utilization=0.0), report(600, 600.0, gpu_utilization=1.0))
+    assert amounts(one(sink, "infrastructure"), "used", "idle") == ("0.415", "0")
+
+
+def test_a_longer_silence_is_no_gap(sink: Sink) -> None:
+    save_rate(sink, RATE)
+    store(sink, report(600, 600.0), report(4800, 600.0), report(9001, 600.0))
+    # An hour, and a second more than that.
+    assert sum(row["gap_gpu_hours"] for row in view(sink, "infrastructure")) == 1
+
+
 def test_a_report_is_split_where_the_hour_ends(sink: Sink) -> None:
     save_rate(sink, RATE)
     store(sink, report(3600, 600.0), report(7260, 600.0, gpu_utilization=0.25))
