@@ -334,6 +334,28 @@ TABLES: Final = (
         ttl="toDateTime(at) + toIntervalDay(14)",
         purpose="What each worker says of itself and its partitions, every few seconds.",
     ),
+    Table(
+        name="gpu_rates",
+        columns=_columns("""
+            rate_id String
+            valid_from DateTime('UTC')
+            revision UInt64
+            valid_to DateTime('UTC')
+            gateway String
+            deployment String
+            model String
+            resource String
+            any_gateway UInt8
+            nano_usd_per_gpu_hour UInt64
+            output_weight_permille UInt32
+            cache_read_weight_permille UInt32
+            source String
+            removed UInt8
+        """),
+        engine="ReplacingMergeTree",
+        order_by="(rate_id, valid_from, revision)",
+        purpose="What a GPU-hour costs, with dates: every revision, of which the last one counts.",
+    ),
 )
 
 

@@ -30,6 +30,9 @@ PIPELINE: Final = {
     "traffic": "gatewatch.cli.traffic",
     "dead-letters": "gatewatch.cli.dead_letters",
     "export": "gatewatch.cli.export",
+    "infrastructure": "gatewatch.cli.infrastructure",
+    "savings": "gatewatch.cli.savings",
+    "what-if": "gatewatch.cli.what_if",
 }
 
 

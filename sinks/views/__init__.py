@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import call, chargeback, driver, gap, measure, pipeline
+from sinks.views import call, chargeback, driver, gap, infrastructure, measure, pipeline, saving
 
 __all__ = ["ALL_VIEWS"]
 
@@ -22,4 +22,6 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *chargeback.VIEWS,
     *driver.VIEWS,
     *gap.VIEWS,
+    *infrastructure.VIEWS,
+    *saving.VIEWS,
 )

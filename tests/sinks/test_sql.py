@@ -13,13 +13,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gatewatch.events import Call, Event, Feedback, Request, Token, encode
+from gatewatch.events import Call, Event, Feedback, Request, Resource, Token, encode
 from gatewatch.price_book import default_book
 from signals.chunk import SIGNALS
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from signals.sketch import RELATIVE_ERROR
 from sinks.clickhouse import Sink
+from sinks.gpu_rate import GpuRate, save_rate
 from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
@@ -147,6 +148,16 @@ def known_events() -> list[Event]:
         thumbs(22, "call-02", 0.0),
         thumbs(23, "call-10", 0.0),
         thumbs(24, "call-11", 1.0),
+        # Of no emitter that numbers its events.
+        Resource(
+            at_ms=MINUTE_MS + 36_000,
+            gateway="eu-1",
+            resource="gpu:0",
+            model="llama",
+            gpu_count=2.0,
+            gpu_utilization=0.25,
+            interval_s=36.0,
+        ),
     ]
     return events
 
@@ -166,6 +177,7 @@ def filled(sink: Sink) -> Sink:
     assert rows is not None
     for name, block in blocks([rows]).items():
         sink.insert(f"{STORE}.{name}", block)
+    save_rate(sink, GpuRate(rate_id="own", nano_usd_per_gpu_hour=5 * 10**9, valid_from_s=0, model="llama"))
     return sink
 
 
@@ -237,6 +249,13 @@ ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
     ],
     21: [
         ("eu-1", "openai", "gpt-4o", 2, Decimal("0.0006"), Decimal("0.0007"), Decimal("-0.0001"), 50.0),
+    ],
+    # 36 s of two GPUs at $5 an hour, busy for a quarter of it; no call was theirs.
+    22: [(TODAY, "llama", *map(Decimal, ("0.02", "0.1", "0", "0.025", "0.075")))],
+    23: [
+        ("abandoned", "beta", 0, 1, None, None),
+        ("failed", "beta", 0, 1, None, None),
+        ("idle", "", 0, 0, Decimal("0.1"), Decimal("0.075")),
     ],
 }
 
