@@ -112,10 +112,10 @@ _SCALES: Final[dict[Encoding, float]] = {"micros": 1e3, "nano": 1e9}
 
 
 def coded(table: pa.Table, column: str) -> tuple[NDArray[np.int64], list[str]]:
-    """A column of low cardinality as codes, shape (n,), and the names that they stand for."""
+    """A column of text as codes, shape (n,), and the names that they stand for."""
     if column not in table.column_names:
         return np.zeros(table.num_rows, dtype=np.int64), [""]
-    found = table[column].combine_chunks()
+    found = table[column].combine_chunks().dictionary_encode()
     return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
 
 

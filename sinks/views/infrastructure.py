@@ -299,18 +299,18 @@ FROM
 GROUP BY hour, gateway, deployment, model"""
 
 _TOTAL_COST: Final = f"""\
-SELECT day, category, item, sum(usd_or_null) AS usd, sum(found) AS calls
+SELECT day, provider, model, category, item, sum(usd_or_null) AS usd, sum(found) AS calls
 FROM
 (
-    SELECT toDate(started_at) AS day, 'provider' AS category, toString(provider) AS item,
-        cost_usd AS usd_or_null, 1 AS found
-    FROM {DATABASE}.calls
+    SELECT day, toString(provider) AS provider, toString(model) AS model, category, item,
+        usd AS usd_or_null, calls AS found
+    FROM {DATABASE}.cost_breakdown
     UNION ALL
-    SELECT toDate(hour), 'infrastructure', part.1, part.2, if(part.1 = 'calls', calls, 0)
+    SELECT toDate(hour), '', model, 'infrastructure', part.1, part.2, if(part.1 = 'calls', calls, 0)
     FROM {DATABASE}.infrastructure
     ARRAY JOIN [('calls', attributed_usd), ('unattributed', unattributed_usd), ('idle', idle_usd)] AS part
 )
-GROUP BY day, category, item"""
+GROUP BY day, provider, model, category, item"""
 
 VIEWS: Final = (
     View("gpu_rates", "One row for each revision of a rate of one's own GPUs.", _GPU_RATES),
@@ -321,5 +321,9 @@ VIEWS: Final = (
         _INFRASTRUCTURE_CALLS,
     ),
     View("infrastructure", "One row for each hour of each pool: cost, used, idle.", _INFRASTRUCTURE),
-    View("total_cost", "The providers' bill and the infrastructure's cost by day.", _TOTAL_COST),
+    View(
+        "total_cost",
+        "One row for each day, model and item of the providers' bill and of the infrastructure's cost.",
+        _TOTAL_COST,
+    ),
 )

@@ -335,13 +335,18 @@ def test_the_providers_bill_and_the_infrastructure_add_up(sink: Sink) -> None:
         served(2, input_tokens=1000, output_tokens=100, provider="openai", model="gpt-4o"),
         served(3, input_tokens=1000, output_tokens=100, provider="openai", model="gpt-no"),
     )
-    rows = {(row["category"], row["item"]): (row["usd"], row["calls"]) for row in view(sink, "total_cost")}
+    rows = {
+        (row["provider"], row["category"], row["item"]): (row["usd"], row["calls"])
+        for row in view(sink, "total_cost")
+    }
     assert rows == {
-        ("provider", "openai"): (Decimal("0.0035"), 2),
-        ("provider", "vllm"): (None, 1),
-        ("infrastructure", "calls"): (Decimal("1.245"), 1),
-        ("infrastructure", "unattributed"): (Decimal(0), 0),
-        ("infrastructure", "idle"): (Decimal("1.245"), 0),
+        ("openai", "tokens", "input"): (Decimal("0.0025"), 1),
+        ("openai", "tokens", "output"): (Decimal("0.001"), 1),
+        ("openai", "unknown", "unpriced"): (None, 1),
+        ("vllm", "unknown", "unpriced"): (None, 1),
+        ("", "infrastructure", "calls"): (Decimal("1.245"), 1),
+        ("", "infrastructure", "unattributed"): (Decimal(0), 0),
+        ("", "infrastructure", "idle"): (Decimal("1.245"), 0),
     }
 
 
