@@ -24,7 +24,6 @@ from gatewatch.events import (
     Call,
     CallEvent,
     Evaluation,
-    Event,
     Feedback,
     Outcome,
     Reject,
@@ -302,7 +301,7 @@ class _Source:
             self._size += int(at[-1])
         return spans
 
-    def bytes(self) -> NDArray[np.uint8]:
+    def view(self) -> NDArray[np.uint8]:
         """All of it, padded as the scan demands."""
         if len(self._parts) > 1:
             self._parts = [b"".join(self._parts) + scan.PADDING]
@@ -325,13 +324,13 @@ def _piece(text: Text, source: bytes, lines: _Lines) -> Piece:
     well = lines.status == scan.EVENT
     kind = _KIND_OF_TAG[np.where(well, lines.value[0], 0)]
     texts = _Source(source)
-    reported = _reported(texts.bytes(), lines, nested.get("provider_usage", {}))
+    reported = _reported(texts.view(), lines, nested.get("provider_usage", {}))
     hashes = {row: found for row, found in nested.get("prefix_hashes", {}).items() if found}
     placed: dict[int, Feedback | Evaluation | Resource] = {}
     rejects: list[tuple[int, int, bytes, Reject]] = []
     uncertain = np.flatnonzero(lines.status == scan.UNCERTAIN).tolist()
     begins, record_of = (lines.starts.tolist(), lines.record.tolist()) if uncertain else ([], [])
-    alike: dict[type[Event], tuple[list[int], list[Event]]] = {}
+    alike: dict[type[Any], tuple[list[int], list[Any]]] = {}
     for i in uncertain:
         begin, end = begins[i], begins[i + 1] - 1
         line = text.joined[begin:end]
@@ -342,22 +341,26 @@ def _piece(text: Text, source: bytes, lines: _Lines) -> Piece:
         rows, events = alike.setdefault(type(event), ([], []))
         rows.append(i)
         events.append(event)
-        if not isinstance(event, CallEvent):
-            placed[i] = event
-            continue
-        if isinstance(event, Outcome) and event.provider_usage is not None and event.input_tokens is None:
-            reported.append(_Reported(i, event.provider, event.model, event.provider_usage))
-        if isinstance(event, Request | Call) and event.prefix_hashes:
-            hashes[i] = event.prefix_hashes
     for of, (rows, events) in alike.items():
         kind[rows] = _KIND_CODE[of]
         well[rows] = True
         _write(of, rows, events, lines, texts)
+        said = list(zip(rows, events, strict=True))
+        if not issubclass(of, CallEvent):
+            placed.update(said)
+        if issubclass(of, Outcome):
+            reported += [
+                _Reported(row, event.provider, event.model, event.provider_usage)
+                for row, event in said
+                if event.provider_usage is not None and event.input_tokens is None
+            ]
+        if issubclass(of, Request | Call):
+            hashes.update((row, event.prefix_hashes) for row, event in said if event.prefix_hashes)
     refused = _normalise_usage(reported, lines, texts)
-    numbers, strings = _columns(texts.bytes(), lines)
+    numbers, strings = _columns(texts.view(), lines)
     place = np.stack([lines.starts[:-1], lines.starts[1:] - 1], axis=1)
     columns = (kind, lines.record, text, place, numbers, strings)
-    piece = Piece(*columns, hashes, placed, refused, rejects)
+    piece = Piece(*columns, hashes, dict(sorted(placed.items())), refused, rejects)
     return piece if well.all() else piece.take(well)
 
 
@@ -459,7 +462,7 @@ def _arrow(i: int, said: Sequence[Any]) -> pa.Array:
         case scan.OBJECT | scan.NESTED:
             return pa.array([_json_encode(one).decode() if one else None for one in said], pa.string())
         case scan.CODE:
-            return pa.array([_CODES[i].get(one) for one in said], pa.int64())
+            return pa.array(list(map(_CODES[i].get, said)), pa.int64())
         case scan.FLAG:
             return pa.array(said, pa.bool_()).cast(pa.int64())
         case scan.INTEGER:
