@@ -199,6 +199,10 @@ _ESCAPES: Final = np.zeros(256, dtype=np.int64)
 """What a letter stands for behind a backslash."""
 for _letter, _meaning in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True):
     _ESCAPES[ord(_letter)] = ord(_meaning)
+_DIGITS: Final = np.full(256, -1, dtype=np.int64)
+"""What a hexadecimal digit stands for."""
+for _letter in "0123456789abcdefABCDEF":
+    _DIGITS[ord(_letter)] = int(_letter, 16)
 
 _FOUR_BYTES: Final = np.uint64((1 << 32) - 1)
 _FIVE_BYTES: Final = np.uint64((1 << 40) - 1)
@@ -224,52 +228,33 @@ def _same(base: int, at: int, names: int, start: int, stop: int) -> bool:
 
 
 @_compiled
-def _characters(base: int, at: int, end: int) -> int:
-    """Characters of UTF-8, or -1 where it is none (Unicode 15, table 3-7)."""
-    n = 0
-    while at < end:
-        first = _byte(base, at)
-        if first < 0x80:
-            more = 0
-        elif 0xC2 <= first <= 0xDF:
-            more = 1
-        elif 0xE0 <= first <= 0xEF:
-            more = 2
-        elif 0xF0 <= first <= 0xF4:
-            more = 3
-        else:
-            return -1
-        if at + more >= end:
-            return -1
-        if more:
-            second = _byte(base, at + 1)
-            if (
-                (first == 0xE0 and second < 0xA0)
-                or (first == 0xED and second > 0x9F)
-                or (first == 0xF0 and second < 0x90)
-                or (first == 0xF4 and second > 0x8F)
-            ):
-                return -1
-        for k in range(1, more + 1):
-            if _byte(base, at + k) & 0xC0 != 0x80:
-                return -1
-        at += more + 1
-        n += 1
-    return n
+def _character_bytes(base: int, at: int) -> int:
+    """Bytes of a character of UTF-8 that is not ASCII, or 0 where it is none (Unicode 15, table 3-7)."""
+    first = _byte(base, at)
+    second = _byte(base, at + 1)
+    if second & 0xC0 != 0x80:
+        return 0
+    if 0xC2 <= first <= 0xDF:
+        return 2
+    if _byte(base, at + 2) & 0xC0 != 0x80:
+        return 0
+    if 0xE0 <= first <= 0xEF:
+        if (first == 0xE0 and second < 0xA0) or (first == 0xED and second > 0x9F):
+            return 0
+        return 3
+    if _byte(base, at + 3) & 0xC0 != 0x80 or first < 0xF0 or first > 0xF4:
+        return 0
+    if (first == 0xF0 and second < 0x90) or (first == 0xF4 and second > 0x8F):
+        return 0
+    return 4
 
 
 @_compiled
 def _code_unit(base: int, at: int) -> int:
-    """The number that four hexadecimal digits say; -1 when they do not."""
-    number = 0
-    for _ in range(4):
-        digit = _byte(base, at) - _ZERO
-        if digit < 0 or digit > 9:
-            digit = (_byte(base, at) | _LOWER) - 87
-            if digit < 10 or digit > 15:
-                return -1
-        number = number << 4 | digit
-        at += 1
+    """The number that four hexadecimal digits say; negative when they do not."""
+    number: int = _DIGITS[_byte(base, at)]
+    for k in range(1, 4):
+        number = number << 4 | _DIGITS[_byte(base, at + k)]
     return number
 
 
@@ -297,8 +282,8 @@ def _text_end(base: int, begin: int, least: int, most: int) -> tuple[int, int]:
     The end is -1 when uncertain.
     """
     at = begin
-    ascii_only = True
-    # Bytes of escapes, but for one each.
+    escaped = 0
+    # Bytes that are no characters: of each escape and of each character, those behind the first.
     more = 0
     while True:
         word = _word(base, at)
@@ -314,20 +299,25 @@ def _text_end(base: int, begin: int, least: int, most: int) -> tuple[int, int]:
         byte = _byte(base, at)
         if byte == _QUOTE:
             break
-        if byte == _BACKSLASH:
+        if byte < _SPACE:
+            return -1, 0
+        # One seldom comes alone.
+        while byte == _BACKSLASH:
             _, length = _escape(base, at)
             if length == 0:
                 return -1, 0
             more += length - 1
             at += length
-            continue
-        if byte < _SPACE:
-            return -1, 0
-        if byte >= 0x80:
-            ascii_only = False
-        at += 1
-    n = (at - begin if ascii_only else _characters(base, begin, at)) - more
-    return at if least <= n <= most else -1, _ESCAPED if more else 0
+            byte = _byte(base, at)
+            escaped = _ESCAPED
+        while byte >= 0x80:
+            length = _character_bytes(base, at)
+            if length == 0:
+                return -1, 0
+            more += length - 1
+            at += length
+            byte = _byte(base, at)
+    return at if least <= at - begin - more <= most else -1, escaped
 
 
 @_compiled
@@ -727,21 +717,20 @@ def _unescape(source: int, at: int, end: int, target: int, written: int) -> int:
             return written + end - at
         at += plain
         written += plain
-        if found == 0:
-            continue
-        point, length = _escape(source, at)
-        at += length
-        if point < 0x80:
-            utf8, size = point, 1
-        elif point < 0x800:
-            utf8, size = 0x80C0 | point >> 6 | (point & 63) << 8, 2
-        elif point < 0x10000:
-            utf8, size = 0x8080E0 | point >> 12 | (point >> 6 & 63) << 8 | (point & 63) << 16, 3
-        else:
-            utf8 = 0x808080F0 | point >> 18 | (point >> 12 & 63) << 8
-            utf8, size = utf8 | (point >> 6 & 63) << 16 | (point & 63) << 24, 4
-        _put_word(target, written, np.uint64(utf8))
-        written += size
+        while at < end and _byte(source, at) == _BACKSLASH:
+            point, length = _escape(source, at)
+            at += length
+            if point < 0x80:
+                utf8, size = point, 1
+            elif point < 0x800:
+                utf8, size = 0x80C0 | point >> 6 | (point & 63) << 8, 2
+            elif point < 0x10000:
+                utf8, size = 0x8080E0 | point >> 12 | (point >> 6 & 63) << 8 | (point & 63) << 16, 3
+            else:
+                utf8 = 0x808080F0 | point >> 18 | (point >> 12 & 63) << 8
+                utf8, size = utf8 | (point >> 6 & 63) << 16 | (point & 63) << 24, 4
+            _put_word(target, written, np.uint64(utf8))
+            written += size
 
 
 @_compiled
