@@ -256,6 +256,7 @@ def with_fields(fields: bytes) -> bytes:
         with_fields(b'"prefix_hashes":[4]],"provider_usage":{"prompt_tokens":1}'),
         with_fields(b'"prefix_hashes":[5,6,7]'),
         with_fields(b'"prefix_hashes":[],"tool_requests":{"a":1.5}'),
+        with_fields(b'"tool_requests":{"a":}'),
         with_fields(
             b'"tool_requests":{"a":1},"cache_read_tokens":5,"provider_usage":{"completion_tokens":2}'
         ),
@@ -324,6 +325,7 @@ PLAIN = encode(
             for name, old, new in (
                 ("utf-8", b"gpt-4o", "größe".encode()),
                 ("escapes", b"gpt-4o", b"gr\\u00f6\\u00dfe \\ud83d\\uDE00 \\n"),
+                ("longest", b"gpt-4o", b"\\n\\u00f6" * 128),
                 ("newer", b'"model"', b'"new_field":"x","model"'),
                 ("null", b'"seq":3', b'"seq":null'),
                 ("prompt", b'"model"', b'"input_text":"a\\nprompt","output_text":"","model"'),
@@ -347,6 +349,8 @@ def test_what_senders_usually_write_is_scanned(line: bytes) -> None:
     ("old", "new"),
     [
         (b'"model"', b'"mod\\u0065l"'),
+        (b'"model"', b'"ten\\u0061nt":"t","model"'),
+        (b"gpt-4o", b"\\n" * 257),
         (b"gpt-4o", b"gpt\\ud83d"),
         (b"gpt-4o", b"gpt\\ud83d\\u0020"),
         (b"gpt-4o", b"gpt\\ude00"),
