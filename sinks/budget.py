@@ -1,0 +1,282 @@
+"""Budgets as they are stored: set, removed, read, and how each is going.
+
+Every change is a row, so nothing is forgotten: who changed what, and when. What a budget has cost is never
+stored: :func:`status` adds up the rows of the view ``calls`` whenever it is asked.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from msgspec import Struct
+
+from signals.budget import (
+    BURN_WINDOWS,
+    Budget,
+    BudgetStatus,
+    Hour,
+    Scope,
+    amount,
+    assess,
+    at_utc,
+    history_start,
+    shares,
+)
+from sinks import schema
+from sinks.clickhouse import Sink
+from sinks.schema import STORE
+from sinks.views.budget import SCOPE
+
+__all__ = ["Change", "budgets_at", "changes", "remove_budget", "set_budget", "status"]
+
+
+class Change(Struct, frozen=True, kw_only=True):
+    """One change of a budget, and since when and until when it holds."""
+
+    version: int
+    changed_at: datetime
+    changed_by: str
+    is_removed: bool
+    valid_from: datetime
+    valid_until: datetime | None
+    """None: until further notice. Not after ``valid_from``: a later change came before it held."""
+    budget: Budget
+    """As set; for a removal, as it was."""
+
+
+_COLUMNS: Final = ", ".join(SCOPE)
+
+# The version is read and written in one statement. Should two people still get the same one, the id of
+# the change decides, for all readers alike, and both rows stay.
+_INSERT: Final = f"""\
+INSERT INTO {STORE}.budgets
+SELECT {{budget_id:String}},
+    (SELECT max(version) + 1 FROM {STORE}.budgets WHERE budget_id = {{budget_id:String}}),
+    {{change_id:String}}, now64(3), {{changed_by:String}},
+    if({{valid_from_ms:Int64}} < 0, now64(3), fromUnixTimestamp64Milli({{valid_from_ms:Int64}}, 'UTC')),
+    {{is_removed:UInt8}}, {", ".join(f"{{{name}:String}}" for name in SCOPE)},
+    {{period:String}}, {{time_zone:String}}, CAST({{amount_usd:String}}, 'Decimal(38, 9)'),
+    arrayMap(share -> CAST(share, 'Decimal(9, 4)'), {{warn_shares:Array(String)}})"""
+
+_CHANGES: Final = f"""\
+SELECT budget_id, version, changed_at, changed_by, is_removed, valid_from, valid_until,
+    {_COLUMNS}, period, time_zone, amount_usd, warn_shares
+FROM {schema.VIEWS}.budget_changes"""
+
+# A budget that calls match by one pass over the calls, whatever their number; hours count from the start
+# of the budget's own period, which is not always a whole hour of UTC.
+_HOURS: Final = f"""\
+SELECT b, intDiv(ms - {{starts_ms:Array(Int64)}}[b] + 876000 * 3600000, 3600000) - 876000 AS hour,
+    ifNull(sum(cost_usd), 0) AS spent, min(ms), count(),
+    countIf(cost_usd IS NULL AND is_ended), countIf(cost_status = 'partial'),
+    {
+    ", ".join(
+        f"ifNull(sumIf(cost_usd, ms >= {{at_ms:Int64}} - {window // timedelta(milliseconds=1)}), 0)"
+        for window in BURN_WINDOWS.values()
+    )
+}
+FROM
+(
+    SELECT {_COLUMNS}, cost_usd, cost_status, is_ended, toUnixTimestamp64Milli(started_at) AS ms
+    FROM {schema.VIEWS}.calls
+    WHERE started_at >= fromUnixTimestamp64Milli({{since_ms:Int64}}, 'UTC')
+        AND started_at < fromUnixTimestamp64Milli({{at_ms:Int64}}, 'UTC')
+)
+ARRAY JOIN arrayFilter(n -> {
+    " AND ".join(f"{{{name}:Array(String)}}[n] IN ('', {name})" for name in SCOPE)
+}, range(1, length({{starts_ms:Array(Int64)}}) + 1)) AS b
+GROUP BY b, hour"""
+
+
+def set_budget(sink: Sink, budget: Budget, by: str, valid_from: datetime | None = None) -> bool:
+    """Set a budget, or change it from a time on; as writer.
+
+    Parameters
+    ----------
+    by
+        Who does.
+    valid_from
+        Now, when it is not given. What holds at a period's end, or now, counts for the whole period.
+
+    Returns
+    -------
+    bool
+        False when the budget is like that already, and nothing was written.
+
+    Raises
+    ------
+    ValueError
+        The engine does not know the time zone.
+    SinkError
+        It may or may not have been stored: set it again.
+    """
+    known = sink.rows(
+        "SELECT count() FROM system.time_zones WHERE time_zone = {zone:String}", {"zone": budget.time_zone}
+    )
+    if not known[0][0]:
+        raise ValueError(f"ClickHouse's own database of time zones has no {budget.time_zone!r}: update it")
+    last = _last(sink, budget.budget_id)
+    if last is not None and not last.is_removed and last.budget == budget and valid_from is None:
+        return False
+    _write(sink, budget, by, valid_from, removed=False)
+    return True
+
+
+def remove_budget(sink: Sink, budget_id: str, by: str) -> bool:
+    """Remove a budget from now on; False if there is none. Its history stays.
+
+    Raises
+    ------
+    SinkError
+        It may or may not have been stored: remove it again.
+    """
+    last = _last(sink, budget_id)
+    if last is None or last.is_removed:
+        return False
+    _write(sink, last.budget, by, None, removed=True)
+    return True
+
+
+def changes(sink: Sink, budget_id: str | None = None) -> list[Change]:
+    """Every change of a budget, or of all, in the order in which they were made.
+
+    Raises
+    ------
+    SinkError
+    """
+    where = "" if budget_id is None else " WHERE budget_id = {budget_id:String}"
+    rows = sink.rows(
+        f"{_CHANGES}{where} ORDER BY budget_id, version, change_id",
+        {} if budget_id is None else {"budget_id": budget_id},
+    )
+    return [_change(row) for row in rows]
+
+
+def budgets_at(sink: Sink, at: datetime, budget_id: str | None = None) -> list[Budget]:
+    """The budgets that hold at a moment, by id.
+
+    Raises
+    ------
+    SinkError
+    """
+    return [
+        change.budget
+        for change in changes(sink, budget_id)
+        if not change.is_removed
+        and change.valid_from <= at
+        and (change.valid_until is None or change.valid_until > at)
+    ]
+
+
+def status(sink: Sink, at: datetime | None = None, budget_id: str | None = None) -> list[BudgetStatus]:
+    """How every budget that holds is going, those in most trouble first. Reads views only.
+
+    One pass over the calls of the last eight weeks answers for all budgets.
+
+    Parameters
+    ----------
+    at
+        As of when, by what is stored now; by default the engine's present.
+    budget_id
+        Only this one.
+
+    Raises
+    ------
+    SinkError
+    """
+    moment = at_utc(_utc(sink.rows("SELECT now64(3, 'UTC')")[0][0]) if at is None else at)
+    held = budgets_at(sink, moment, budget_id)
+    if not held:
+        return []
+    periods = [budget.period_at(moment) for budget in held]
+    parameters: dict[str, Any] = {
+        "at_ms": _ms(moment),
+        "since_ms": _ms(min(history_start(period, moment) for period in periods)),
+        "starts_ms": [_ms(period.start) for period in periods],
+    } | {name: [getattr(budget.scope, name) for budget in held] for name in SCOPE}
+    rows: list[list[Sequence[Any]]] = [[] for _ in held]
+    for row in sink.rows(_HOURS, parameters):
+        rows[int(row[0]) - 1].append(row)
+    told = [
+        _assess(budget, moment, period.start, hours)
+        for budget, period, hours in zip(held, periods, rows, strict=True)
+    ]
+    order = ("exceeded", "will_exceed", "warning", "ok")
+    return sorted(told, key=lambda one: (order.index(one.state), -one.share, one.budget.budget_id))
+
+
+def _assess(budget: Budget, at: datetime, start: datetime, rows: list[Sequence[Any]]) -> BudgetStatus:
+    within = [row for row in rows if int(row[1]) >= 0]
+    return assess(
+        budget,
+        at,
+        [Hour(start + timedelta(hours=int(row[1])), Decimal(row[2])) for row in rows],
+        {
+            name: sum((Decimal(row[7 + place]) for row in rows), Decimal(0))
+            for place, name in enumerate(BURN_WINDOWS)
+        },
+        calls=sum(int(row[4]) for row in within),
+        calls_without_cost=sum(int(row[5]) for row in within),
+        calls_in_part=sum(int(row[6]) for row in within),
+        first_call=min((_from_ms(int(row[3])) for row in rows), default=None),
+    )
+
+
+def _last(sink: Sink, budget_id: str) -> Change | None:
+    found = changes(sink, budget_id)
+    return found[-1] if found else None
+
+
+def _write(sink: Sink, budget: Budget, by: str, valid_from: datetime | None, *, removed: bool) -> None:
+    sink.command(
+        _INSERT,
+        {
+            "budget_id": budget.budget_id,
+            "change_id": str(uuid.uuid4()),
+            "changed_by": by,
+            "valid_from_ms": -1 if valid_from is None else _ms(valid_from),
+            "is_removed": int(removed),
+            "period": budget.period,
+            "time_zone": budget.time_zone,
+            "amount_usd": f"{budget.amount_usd:f}",
+            "warn_shares": [f"{share:f}" for share in budget.warn_shares],
+        }
+        | {name: getattr(budget.scope, name) for name in SCOPE},
+    )
+
+
+def _change(row: Sequence[Any]) -> Change:
+    budget_id, version, changed_at, changed_by, is_removed, valid_from, valid_until, *rest = row
+    period, time_zone, amount_usd, warn_shares = rest[len(SCOPE) :]
+    return Change(
+        version=int(version),
+        changed_at=_utc(changed_at),
+        changed_by=str(changed_by),
+        is_removed=bool(is_removed),
+        valid_from=_utc(valid_from),
+        valid_until=None if valid_until is None else _utc(valid_until),
+        budget=Budget(
+            budget_id=str(budget_id),
+            scope=Scope(**dict(zip(SCOPE, map(str, rest), strict=False))),
+            period=period,
+            time_zone=str(time_zone),
+            amount_usd=amount(amount_usd),
+            warn_shares=shares(warn_shares),
+        ),
+    )
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _ms(moment: datetime) -> int:
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def _from_ms(at_ms: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
