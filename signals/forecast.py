@@ -171,7 +171,7 @@ def _moving_mean(spend: Floats, exposure_h: Floats) -> Floats:
     exposures = np.concatenate(([0.0], np.cumsum(exposure_h)))
     begin = np.clip(np.arange(n) - HOURS_OF_WEEK // 2, 0, n - HOURS_OF_WEEK)
     end = begin + HOURS_OF_WEEK
-    means = np.asarray((amounts[end] - amounts[begin]) / (exposures[end] - exposures[begin]))
+    means: Floats = (amounts[end] - amounts[begin]) / (exposures[end] - exposures[begin])
     # Differences of running sums can miss zero by a rounding error.
     silent = means <= 1e-12 * float(spend.max())
     means[silent] = 1.0
@@ -184,7 +184,8 @@ def _levels(spend: Floats, exposure_h: Floats, seasonal: Floats) -> Floats:
     weights = np.exp2(-age_h[None, :] / np.array(HALF_LIVES_H)[:, None])
     expected = weights @ (seasonal * exposure_h)
     seen = weights @ spend
-    return np.divide(seen, expected, out=np.zeros_like(seen), where=expected > 0)
+    levels: Floats = np.divide(seen, expected, out=np.zeros_like(seen), where=expected > 0)
+    return levels
 
 
 def _scale(total: float, spend: Floats, exposure_h: Floats, horizon_h: float) -> float:
