@@ -37,6 +37,8 @@ BurnAlert = Literal["", "slow", "fast"]
 
 NANO: Final = Decimal("1e-9")
 AMOUNT_MOST: Final = Decimal(10) ** 12
+_EXPECTED_MOST: Final = 1e15
+"""In USD; with nano-dollars, what a Decimal's 28 digits hold without rounding."""
 WARN_SHARES: Final = (Decimal("0.5"), Decimal("0.8"), Decimal(1))
 HISTORY: Final = timedelta(hours=HISTORY_H)
 """How long before now the spend that a forecast learns from begins."""
@@ -286,7 +288,7 @@ def assess(
 
 def _expected(spent: Decimal, more: float) -> Decimal:
     """Money that is spent and money that is expected, in nano-dollars; never below what is spent."""
-    return spent + Decimal(max(0.0, more)).quantize(NANO)
+    return spent + Decimal(min(max(0.0, more), _EXPECTED_MOST)).quantize(NANO)
 
 
 def _burn_alert(rates: Mapping[str, float], period: Period) -> BurnAlert:
@@ -304,12 +306,13 @@ def _forecast(
     now = math.floor((at - period.start) / _HOUR)
     this_hour = period.start + _HOUR * now
     begin = history_start(period, at)
-    if first_call is not None and first_call > begin:
+    is_new = first_call is not None and first_call > begin
+    if first_call is not None and is_new:
         begin = period.start + _HOUR * math.floor((first_call - period.start) / _HOUR)
     known = round((this_hour - begin) / _HOUR) + 1
     exposure = np.ones(known)
     exposure[-1] = (at - this_hour) / _HOUR
-    if first_call is not None and first_call > begin:
+    if first_call is not None and is_new:
         # In the one hour of its first call, a scope has been there since that call.
         exposure[0] = max(exposure[0] - (first_call - begin) / _HOUR, _LEAST_EXPOSURE_H)
     spend = np.zeros(known)
