@@ -35,7 +35,7 @@ from gatewatch.events import Call
 from gatewatch.pricing import price
 from gatewatch.usage import Usage
 from signals.budget import Budget, Hour, Scope, assess, history_start
-from signals.period import Kind
+from signals.period import Kind, Period
 from traffic.profile import HOURLY_CALLS
 from traffic.trace import Trace
 
@@ -136,8 +136,9 @@ class Score:
         """Forecast one period as of a share of it, to the whole hour."""
         at = start + _HOUR * max(1, round(share * ((end - start) / _HOUR)))
         first, now, last = series.place(start), series.place(at), series.place(end)
-        oldest = max(0, series.place(history_start(budget.period_at(at), at)))
-        told = assess(budget, at, series.hours[oldest:now], {}, first_call=series.start)
+        period = Period(start, end)
+        oldest = max(0, series.place(history_start(period, at)))
+        told = assess(budget, period, at, series.hours[oldest:now], {}, first_call=series.start)
         came = float(series.nano_usd[first:last].sum())
         spent = float(series.nano_usd[first:now].sum())
         self.total += came

@@ -220,6 +220,7 @@ def history_start(period: Period, at: datetime) -> datetime:
 
 def assess(
     budget: Budget,
+    period: Period,
     at: datetime,
     hours: Sequence[Hour],
     windows: Mapping[str, Decimal],
@@ -233,6 +234,8 @@ def assess(
 
     Parameters
     ----------
+    period
+        Of the budget, that holds ``at``.
     at
         Calls that started before it are known.
     hours
@@ -244,7 +247,6 @@ def assess(
     first_call
         When the first call of the scope started, if not before the history.
     """
-    period = budget.period_at(at)
     spent = sum((hour.spent_usd for hour in hours if hour.start >= period.start), Decimal(0)).quantize(NANO)
     told, coming = _forecast(budget, period, at, hours, first_call)
     share = spent / budget.amount_usd

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.resources
 from datetime import UTC, date, datetime, timedelta
-from typing import Final, Literal, get_args
-from zoneinfo import ZoneInfo, available_timezones
+from typing import Final, Literal, NoReturn, get_args
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
@@ -40,22 +41,34 @@ class Period(Struct, frozen=True):
         return min(1.0, max(0.0, gone_s / (self.end - self.start).total_seconds()))
 
 
+_DATABASE: Final = importlib.resources.files("tzdata")
+# The database of the package, which is pinned, and not the machine's own: the engine brings its own, and one
+# that is years old disagrees with it (Morocco's clocks in September 2026, for one).
+
+
 @functools.cache
 def _zones() -> frozenset[str]:
-    # What the machine itself is set to is no name that means the same elsewhere.
-    return frozenset(available_timezones() - {"localtime"})
+    return frozenset(_DATABASE.joinpath("zones").read_text("ascii").split())
 
 
 def zone(name: str) -> ZoneInfo:
-    """A time zone of the IANA database: the system's, or the package tzdata's where there is none.
+    """A time zone of the IANA database, as of the package tzdata that is installed.
 
     Raises
     ------
     ValueError
         There is no such zone; the message says which names are near.
     """
-    if name in _zones():
-        return ZoneInfo(name)
+    return _known(name) if name in _zones() else _refuse(name)
+
+
+@functools.cache
+def _known(name: str) -> ZoneInfo:
+    with _DATABASE.joinpath("zoneinfo", *name.split("/")).open("rb") as file:
+        return ZoneInfo.from_file(file, key=name)
+
+
+def _refuse(name: str) -> NoReturn:
     wanted = name.casefold().replace(" ", "_")
     same_city = [
         known for known in _zones() if known.casefold().rpartition("/")[2] == wanted.rpartition("/")[2]
@@ -79,7 +92,7 @@ def period_at(kind: Kind, place: ZoneInfo, at: datetime) -> Period:
     Examples
     --------
     >>> night = datetime(2026, 3, 29, 12, tzinfo=UTC)
-    >>> day = period_at("daily", ZoneInfo("Europe/Berlin"), night)
+    >>> day = period_at("daily", zone("Europe/Berlin"), night)
     >>> f"{day.start:%d %H:%M} {day.end:%d %H:%M} {day.hours:.0f}"
     '28 23:00 29 22:00 23'
     """

@@ -26,10 +26,11 @@ from signals.budget import (
     history_start,
     shares,
 )
+from signals.period import Period
 from sinks import schema
 from sinks.clickhouse import Sink
 from sinks.schema import STORE
-from sinks.views.budget import SCOPE
+from sinks.views.budget import SCOPE, begin, first_day, local, next_day
 
 __all__ = ["Change", "budgets_at", "changes", "remove_budget", "set_budget", "status"]
 
@@ -66,6 +67,20 @@ _CHANGES: Final = f"""\
 SELECT budget_id, version, changed_at, changed_by, is_removed, valid_from, valid_until,
     {_COLUMNS}, period, time_zone, amount_usd, warn_shares
 FROM {schema.VIEWS}.budget_changes"""
+
+_HELD: Final = f"""\
+SELECT budget_id, {begin("first_day")}, {begin(next_day("first_day"))}
+FROM
+(
+    SELECT budget_id, toString(period) AS period, toString(time_zone) AS time_zone,
+        {first_day("toDate(" + local("toDateTime(at)") + ")")} AS first_day
+    FROM
+    (
+        SELECT *, fromUnixTimestamp64Milli({{at_ms:Int64}}, 'UTC') AS at FROM {schema.VIEWS}.budget_changes
+    )
+    WHERE NOT is_removed AND valid_from <= at AND (valid_until IS NULL OR valid_until > at)
+)
+ORDER BY budget_id"""
 
 # A budget that calls match by one pass over the calls, whatever their number; hours count from the start
 # of the budget's own period, which is not always a whole hour of UTC.
@@ -192,7 +207,9 @@ def status(sink: Sink, at: datetime | None = None, budget_id: str | None = None)
     held = budgets_at(sink, moment, budget_id)
     if not held:
         return []
-    periods = [budget.period_at(moment) for budget in held]
+    spans = {str(row[0]): Period(*map(_utc, row[1:])) for row in sink.rows(_HELD, {"at_ms": _ms(moment)})}
+    held = [budget for budget in held if budget.budget_id in spans]
+    periods = [spans[budget.budget_id] for budget in held]
     parameters: dict[str, Any] = {
         "at_ms": _ms(moment),
         "since_ms": _ms(min(history_start(period, moment) for period in periods)),
@@ -202,19 +219,20 @@ def status(sink: Sink, at: datetime | None = None, budget_id: str | None = None)
     for row in sink.rows(_HOURS, parameters):
         rows[int(row[0]) - 1].append(row)
     told = [
-        _assess(budget, moment, period.start, hours)
+        _assess(budget, period, moment, hours)
         for budget, period, hours in zip(held, periods, rows, strict=True)
     ]
     order = ("exceeded", "will_exceed", "warning", "ok")
     return sorted(told, key=lambda one: (order.index(one.state), -one.share, one.budget.budget_id))
 
 
-def _assess(budget: Budget, at: datetime, start: datetime, rows: list[Sequence[Any]]) -> BudgetStatus:
+def _assess(budget: Budget, period: Period, at: datetime, rows: list[Sequence[Any]]) -> BudgetStatus:
     within = [row for row in rows if int(row[1]) >= 0]
     return assess(
         budget,
+        period,
         at,
-        [Hour(start + timedelta(hours=int(row[1])), Decimal(row[2])) for row in rows],
+        [Hour(period.start + timedelta(hours=int(row[1])), Decimal(row[2])) for row in rows],
         {
             name: sum((Decimal(row[7 + place]) for row in rows), Decimal(0))
             for place, name in enumerate(BURN_WINDOWS)

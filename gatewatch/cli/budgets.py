@@ -13,7 +13,6 @@ from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -480,7 +479,9 @@ def _iso(moment: datetime) -> str:
 
 def _local(moment: datetime, budget: Budget) -> str:
     """A time as clocks of the budget's owner show it."""
-    return f"{moment.astimezone(ZoneInfo(budget.time_zone)):%Y-%m-%d %H:%M}"
+    from signals.period import zone
+
+    return f"{moment.astimezone(zone(budget.time_zone)):%Y-%m-%d %H:%M}"
 
 
 def _fail(message: str) -> NoReturn:

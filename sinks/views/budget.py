@@ -5,6 +5,7 @@ nothing that arrives late, twice or by several workers can make it wrong.
 
 Time zones differ by row, and ClickHouse's functions of time want a constant one, except ``toString``. So a
 local time is what ``toString`` says, read as if it were UTC, and the edges of periods are found from it.
+The database of time zones is the engine's, here and in ``sinks/budget.py``: no two releases of it are equal.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sinks import schema
 from sinks.schema import STORE
 from sinks.view import View
 
-__all__ = ["SCOPE", "VIEWS"]
+__all__ = ["SCOPE", "VIEWS", "begin", "first_day", "local", "next_day"]
 
 SCOPE: Final = ("tenant", "team", "key_alias", "provider", "model", "gateway", "environment")
 """What a budget can be limited to; an empty value is no limit."""
@@ -44,12 +45,25 @@ FROM {schema.VIEWS}.budget_changes
 WHERE NOT is_removed AND (valid_until IS NULL OR valid_until > greatest(valid_from, now64(3)))"""
 
 
-def _local(moment: str) -> str:
+def local(moment: str) -> str:
     """Local time in the row's zone, as if it were UTC."""
     return f"toDateTime(toString({moment}, time_zone), 'UTC')"
 
 
-def _begin(day: str) -> str:
+def first_day(day: str) -> str:
+    """The first local day of the row's period that a local day lies in."""
+    return f"multiIf(period = 'daily', {day}, period = 'weekly', toMonday({day}), toStartOfMonth({day}))"
+
+
+def next_day(day: str) -> str:
+    """The first local day of the period that follows one which begins with a local day."""
+    return (
+        f"multiIf(period = 'daily', addDays({day}, 1), period = 'weekly', addDays({day}, 7), "
+        f"addMonths({day}, 1))"
+    )
+
+
+def begin(day: str) -> str:
     """The instant at which a local day begins; :func:`signals.period.period_at` says what that means.
 
     The offset from UTC is the one from before or from after a change that may be near; the right one gives
@@ -57,12 +71,12 @@ def _begin(day: str) -> str:
     """
     midnight = f"toDateTime({day}, 'UTC')"
     before, after = (
-        f"({midnight} - dateDiff('second', {probe}, {_local(probe)}))"
+        f"({midnight} - dateDiff('second', {probe}, {local(probe)}))"
         for probe in (f"({midnight} - 93600)", f"({midnight} + 93600)")
     )
     return (
-        f"multiIf({_local(before)} != {midnight} AND {_local(after)} = {midnight}, {after}, "
-        f"{_local(before)} = {midnight} AND {_local(after)} = {midnight}, least({before}, {after}), {before})"
+        f"multiIf({local(before)} != {midnight} AND {local(after)} = {midnight}, {after}, "
+        f"{local(before)} = {midnight} AND {local(after)} = {midnight}, least({before}, {after}), {before})"
     )
 
 
@@ -79,29 +93,27 @@ _PERIODS: Final = f"""\
     days AS
     (
         SELECT *,
-            toDate({_local("toDateTime({since})")}) AS since_day,
-            toDate({_local("toDateTime(least(now64(3), ifNull(valid_until, now64(3))))")}) AS until_day
+            toDate({local("toDateTime({since})")}) AS since_day,
+            toDate({local("toDateTime(least(now64(3), ifNull(valid_until, now64(3))))")}) AS until_day
         FROM spans
     ),
     firsts AS
     (
         SELECT *,
-            arrayJoin(arrayFilter(day -> day <= until_day, multiIf(
-                period = 'daily',
-                    arrayMap(n -> addDays(since_day, n), range(toUInt32(until_day - since_day + 1))),
-                period = 'weekly',
-                    arrayMap(n -> addDays(toMonday(since_day), 7 * n),
-                        range(toUInt32(intDiv(until_day - toMonday(since_day), 7) + 1))),
-                arrayMap(n -> addMonths(toStartOfMonth(since_day), n),
-                    range(toUInt32(dateDiff('month', since_day, until_day) + 1)))))) AS first_day,
-            multiIf(period = 'daily', addDays(first_day, 1), period = 'weekly', addDays(first_day, 7),
-                addMonths(first_day, 1)) AS next_day
+            arrayJoin(arrayMap(
+                n -> multiIf(period = 'daily', addDays({first_day("since_day")}, n),
+                    period = 'weekly', addDays({first_day("since_day")}, 7 * n),
+                    addMonths({first_day("since_day")}, n)),
+                range(toUInt32(multiIf(period = 'daily', until_day - since_day,
+                    period = 'weekly', intDiv(until_day - toMonday(since_day), 7),
+                    dateDiff('month', since_day, until_day)) + 1)))) AS first_day,
+            {next_day("first_day")} AS next_day
         FROM days
     ),
     periods AS
     (
         SELECT change_id, budget_id, {_SCOPE}, period, time_zone, amount_usd,
-            {_begin("first_day")} AS period_start, {_begin("next_day")} AS period_end,
+            {begin("first_day")} AS period_start, {begin("next_day")} AS period_end,
             least(toDateTime64(period_end, 3, 'UTC') - INTERVAL 1 MILLISECOND, now64(3)) AS judged_at
         FROM firsts
         WHERE period_start < period_end AND judged_at >= valid_from

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from signals import budget as module
 from signals.budget import (
     BURN_WINDOWS,
     Budget,
@@ -17,7 +18,6 @@ from signals.budget import (
     Hour,
     Scope,
     amount,
-    assess,
     history_start,
     shares,
 )
@@ -39,6 +39,10 @@ def budget(**fields: Any) -> Budget:
 
 def at(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def assess(one: Budget, moment: datetime, hours: list[Hour], windows: Any, **more: Any) -> BudgetStatus:
+    return module.assess(one, one.period_at(moment), moment, hours, windows, **more)
 
 
 def steady(one: Budget, moment: datetime, usd_per_hour: str, hours: int = 24 * 60) -> BudgetStatus:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -49,7 +50,7 @@ def at(text: str) -> datetime:
         # Cairo's clocks go from 23:59 to 01:00: the day begins at one.
         ("daily", "Africa/Cairo", "2026-04-24T12:00", "2026-04-23T22:00", "2026-04-24T21:00", 23),
         # Havana's go from 01:00 back to 00:00: the first midnight counts.
-        ("daily", "America/Havana", "2026-11-01T12:00", "2026-11-01T04:00", "2026-11-02T05:00", 25),
+        ("daily", "America/Havana", "2024-11-03T12:00", "2024-11-03T04:00", "2024-11-04T05:00", 25),
         ("weekly", "UTC", "2026-01-01T00:00", "2025-12-29T00:00", "2026-01-05T00:00", 168),
         ("weekly", "UTC", "2027-01-03T23:59:59", "2026-12-28T00:00", "2027-01-04T00:00", 168),
         ("weekly", "Europe/Berlin", "2026-03-29T12:00", "2026-03-22T23:00", "2026-03-29T22:00", 167),
@@ -126,16 +127,20 @@ def test_what_is_like_no_zone_is_refused(name: str) -> None:
         zone(name)
 
 
-def test_zones_are_known_on_a_machine_without_a_database_of_its_own() -> None:
+def test_zones_do_not_depend_on_the_machine(tmp_path: Path) -> None:
+    """Neither without a database of its own nor with a broken one."""
+    (tmp_path / "Europe").mkdir()
+    (tmp_path / "Europe" / "Berlin").write_bytes(b"no zone")
     code = (
-        "import zoneinfo; from signals.period import zone; "
-        "print(zoneinfo.TZPATH, zone('Europe/Berlin'), zone('Pacific/Apia'))"
+        "from datetime import datetime; from signals.period import zone; "
+        "print(*(datetime(2026, 7, 1, tzinfo=zone(n)).utcoffset() for n in ('Europe/Berlin', 'UTC')))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONTZPATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "() Europe/Berlin Pacific/Apia\n"
+    for own in ("", str(tmp_path)):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONTZPATH": own},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "2:00:00 0:00:00\n"
