@@ -7,7 +7,7 @@ stored: :func:`status` adds up the rows of the view ``calls`` whenever it is ask
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -50,6 +50,7 @@ class Change(Struct, frozen=True, kw_only=True):
 
 
 _COLUMNS: Final = ", ".join(SCOPE)
+_QUARTER_MS: Final = 900_000
 
 # The version is read and written in one statement. Should two people still get the same one, the id of
 # the change decides, for all readers alike, and both rows stay.
@@ -82,29 +83,55 @@ FROM
 )
 ORDER BY budget_id"""
 
-# A budget that calls match by one pass over the calls, whatever their number; hours count from the start
-# of the budget's own period, which is not always a whole hour of UTC.
-_HOURS: Final = f"""\
-SELECT b, intDiv(ms - {{starts_ms:Array(Int64)}}[b] + 876000 * 3600000, 3600000) - 876000 AS hour,
-    ifNull(sum(cost_usd), 0) AS spent, min(ms), count(),
-    countIf(cost_usd IS NULL AND is_ended), countIf(cost_status = 'partial'),
-    {
-    ", ".join(
-        f"ifNull(sumIf(cost_usd, ms >= {{at_ms:Int64}} - {window // timedelta(milliseconds=1)}), 0)"
-        for window in BURN_WINDOWS.values()
-    )
-}
+_TIMES: Final = """\
+started_at >= fromUnixTimestamp64Milli({since_ms:Int64}, 'UTC')
+        AND started_at < fromUnixTimestamp64Milli({at_ms:Int64}, 'UTC')"""
+
+
+def _by_budget(columns: str, added: str, limited: Sequence[str], by: str = "") -> str:
+    """Calls added up by what budgets are limited to, and then for each budget: one pass for all of them.
+
+    Parameters
+    ----------
+    columns
+        Aggregates of calls.
+    added
+        Aggregates of these.
+    limited
+        The dimensions that some budget is limited to; the others are not told apart.
+    by
+        What to tell apart besides.
+    """
+    keys = ", ".join([*([by.rpartition(" ")[2]] if by else []), *limited]) or "()"
+    matches = [f"{{{name}:Array(String)}}[n] IN ('', {name})" for name in limited]
+    outer = f"b, {by.rpartition(' ')[2]}" if by else "b"
+    return f"""\
+SELECT {outer}, {added}
 FROM
 (
-    SELECT {_COLUMNS}, cost_usd, cost_status, is_ended, toUnixTimestamp64Milli(started_at) AS ms
+    SELECT {", ".join([*([by] if by else []), *limited, columns])}
     FROM {schema.VIEWS}.calls
-    WHERE started_at >= fromUnixTimestamp64Milli({{since_ms:Int64}}, 'UTC')
-        AND started_at < fromUnixTimestamp64Milli({{at_ms:Int64}}, 'UTC')
+    WHERE {_TIMES}
+    GROUP BY {keys}
 )
-ARRAY JOIN arrayFilter(n -> {
-    " AND ".join(f"{{{name}:Array(String)}}[n] IN ('', {name})" for name in SCOPE)
-}, range(1, length({{starts_ms:Array(Int64)}}) + 1)) AS b
-GROUP BY b, hour"""
+ARRAY JOIN arrayFilter(n -> {" AND ".join(matches) or "1"}, range(1, {{budgets:UInt32}} + 1)) AS b
+GROUP BY {outer}"""
+
+
+# Hours count from the start of a budget's own period, which need not be a whole hour of UTC, but is a
+# multiple of 15 minutes.
+_QUARTER: Final = f"intDiv(toUnixTimestamp64Milli(started_at), {_QUARTER_MS}) AS quarter"
+_CALLS: Final = """\
+sum(cost_usd) AS spent, min(started_at) AS first, count() AS calls,
+    countIf(cost_usd IS NULL AND is_ended) AS without_cost, countIf(cost_status = 'partial') AS in_part"""
+_QUARTERS: Final = """\
+ifNull(sum(spent), 0), toUnixTimestamp64Milli(min(first)), sum(calls), sum(without_cost), sum(in_part)"""
+_WINDOWS: Final = ",\n    ".join(
+    f"sumIf(cost_usd, toUnixTimestamp64Milli(started_at) >= {{at_ms:Int64}} "
+    f"- {window // timedelta(milliseconds=1)}) AS in_{name}"
+    for name, window in BURN_WINDOWS.items()
+)
+_IN_WINDOWS: Final = ", ".join(f"ifNull(sum(in_{name}), 0)" for name in BURN_WINDOWS)
 
 
 def set_budget(sink: Sink, budget: Budget, by: str, valid_from: datetime | None = None) -> bool:
@@ -210,37 +237,49 @@ def status(sink: Sink, at: datetime | None = None, budget_id: str | None = None)
     spans = {str(row[0]): Period(*map(_utc, row[1:])) for row in sink.rows(_HELD, {"at_ms": _ms(moment)})}
     held = [budget for budget in held if budget.budget_id in spans]
     periods = [spans[budget.budget_id] for budget in held]
-    parameters: dict[str, Any] = {
-        "at_ms": _ms(moment),
-        "since_ms": _ms(min(history_start(period, moment) for period in periods)),
-        "starts_ms": [_ms(period.start) for period in periods],
-    } | {name: [getattr(budget.scope, name) for budget in held] for name in SCOPE}
+    limited = [name for name in SCOPE if any(getattr(budget.scope, name) for budget in held)]
+    known: dict[str, Any] = {"at_ms": _ms(moment), "budgets": len(held)}
+    known |= {name: [getattr(budget.scope, name) for budget in held] for name in limited}
     rows: list[list[Sequence[Any]]] = [[] for _ in held]
-    for row in sink.rows(_HOURS, parameters):
+    since = min(history_start(period, moment) for period in periods)
+    for row in sink.rows(_by_budget(_CALLS, _QUARTERS, limited, _QUARTER), known | {"since_ms": _ms(since)}):
         rows[int(row[0]) - 1].append(row)
+    since = moment - max(BURN_WINDOWS.values())
+    windows = {
+        int(row[0]) - 1: dict(zip(BURN_WINDOWS, map(Decimal, row[1:]), strict=True))
+        for row in sink.rows(_by_budget(_WINDOWS, _IN_WINDOWS, limited), known | {"since_ms": _ms(since)})
+    }
     told = [
-        _assess(budget, period, moment, hours)
-        for budget, period, hours in zip(held, periods, rows, strict=True)
+        _assess(budget, periods[place], moment, rows[place], windows.get(place, {}))
+        for place, budget in enumerate(held)
     ]
     order = ("exceeded", "will_exceed", "warning", "ok")
     return sorted(told, key=lambda one: (order.index(one.state), -one.share, one.budget.budget_id))
 
 
-def _assess(budget: Budget, period: Period, at: datetime, rows: list[Sequence[Any]]) -> BudgetStatus:
-    within = [row for row in rows if int(row[1]) >= 0]
+def _assess(
+    budget: Budget,
+    period: Period,
+    at: datetime,
+    quarters: list[Sequence[Any]],
+    windows: Mapping[str, Decimal],
+) -> BudgetStatus:
+    start = _ms(period.start) // _QUARTER_MS
+    within = [row for row in quarters if int(row[1]) >= start]
+    spent: dict[int, Decimal] = {}
+    for row in quarters:
+        hour = (int(row[1]) - start) // 4
+        spent[hour] = spent.get(hour, Decimal(0)) + Decimal(row[2])
     return assess(
         budget,
         period,
         at,
-        [Hour(period.start + timedelta(hours=int(row[1])), Decimal(row[2])) for row in rows],
-        {
-            name: sum((Decimal(row[7 + place]) for row in rows), Decimal(0))
-            for place, name in enumerate(BURN_WINDOWS)
-        },
+        [Hour(period.start + timedelta(hours=hour), usd) for hour, usd in spent.items()],
+        windows,
         calls=sum(int(row[4]) for row in within),
         calls_without_cost=sum(int(row[5]) for row in within),
         calls_in_part=sum(int(row[6]) for row in within),
-        first_call=min((_from_ms(int(row[3])) for row in rows), default=None),
+        first_call=min((_from_ms(int(row[3])) for row in quarters), default=None),
     )
 
 

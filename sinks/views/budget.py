@@ -121,23 +121,26 @@ _PERIODS: Final = f"""\
             AND period_start <= now64(3) {{running}}
     )"""
 
-# Every edge of a period is a multiple of 15 minutes, as all offsets from UTC are.
+# Every edge of a period is a multiple of 15 minutes, as all offsets from UTC are. Dimensions that no budget
+# is limited to are left out before calls are added up: what has to be matched with budgets is so much less.
 _SPENT: Final = f"""\
+    (SELECT tuple({", ".join(f"max({name} != '')" for name in SCOPE)}) FROM spans) AS limited,
     quarters AS
     (
-        SELECT toStartOfFifteenMinutes(toDateTime(started_at, 'UTC')) AS quarter, {_SCOPE},
+        SELECT toStartOfFifteenMinutes(toDateTime(started_at, 'UTC')) AS quarter,
+            {", ".join(f"if(limited.{n} = 1, {name}, '') AS of_{name}" for n, name in enumerate(SCOPE, 1))},
             sum(cost_usd) AS spent, count() AS calls, countIf(cost_usd IS NULL AND is_ended) AS without_cost,
             countIf(cost_status = 'partial') AS in_part
         FROM {schema.VIEWS}.calls
         WHERE started_at >= (SELECT ifNull(min(toNullable(period_start)), now()) FROM periods)
-        GROUP BY quarter, {_SCOPE}
+        GROUP BY quarter, {", ".join(f"of_{name}" for name in SCOPE)}
     ),
     matched AS
     (
         SELECT s.change_id AS change_id, q.quarter AS quarter, sum(q.spent) AS spent, sum(q.calls) AS calls,
             sum(q.without_cost) AS without_cost, sum(q.in_part) AS in_part
         FROM quarters AS q CROSS JOIN spans AS s
-        WHERE {" AND ".join(f"(s.{name} = '' OR s.{name} = q.{name})" for name in SCOPE)}
+        WHERE {" AND ".join(f"(s.{name} = '' OR s.{name} = q.of_{name})" for name in SCOPE)}
         GROUP BY s.change_id, q.quarter
     ),
     spent AS
