@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from gatewatch.events import Call
 from gatewatch.pricing import price
 from gatewatch.usage import Usage
-from signals.budget import Budget, Hour, Scope, assess, history_start
+from signals.budget import Budget, BudgetStatus, Hour, Scope, assess, history_start
 from signals.period import Kind, Period
 from traffic.profile import HOURLY_CALLS
 from traffic.trace import Trace
@@ -123,6 +123,21 @@ def naive(known: Ints, ahead: int) -> float:
     return float(np.resize(known[-season:], ahead).sum()) if ahead else 0.0
 
 
+def guess(
+    series: Series, budget: Budget, period: Period, at: datetime
+) -> tuple[BudgetStatus, dict[str, float]]:
+    """What each method says as of a moment that the period will cost, in nano-USD; and our status."""
+    first, now, last = map(series.place, (period.start, at, period.end))
+    oldest = max(0, series.place(history_start(period, at)))
+    told = assess(budget, period, at, series.hours[oldest:now], {}, first_call=series.start)
+    spent = float(series.nano_usd[first:now].sum())
+    return told, {
+        "ours": float(told.forecast_usd / _NANO),
+        "run_rate": spent * (last - first) / (now - first),
+        "naive": spent + naive(series.nano_usd[:now], last - now),
+    }
+
+
 class Score:
     """Errors and coverage as of one share of the period."""
 
@@ -135,24 +150,14 @@ class Score:
     def add(self, series: Series, budget: Budget, start: datetime, end: datetime, share: float) -> None:
         """Forecast one period as of a share of it, to the whole hour."""
         at = start + _HOUR * max(1, round(share * ((end - start) / _HOUR)))
-        first, now, last = series.place(start), series.place(at), series.place(end)
-        period = Period(start, end)
-        oldest = max(0, series.place(history_start(period, at)))
-        told = assess(budget, period, at, series.hours[oldest:now], {}, first_call=series.start)
-        came = float(series.nano_usd[first:last].sum())
-        spent = float(series.nano_usd[first:now].sum())
+        told, guesses = guess(series, budget, Period(start, end), at)
+        came = int(series.nano_usd[series.place(start) : series.place(end)].sum())
         self.total += came
         self.count += 1
-        guesses = {
-            "ours": float(told.forecast_usd / _NANO),
-            "run_rate": spent * (last - first) / (now - first),
-            "naive": spent + naive(series.nano_usd[:now], last - now),
-        }
-        for name, guess in guesses.items():
-            self.errors[name] += abs(guess - came)
-        exact = Decimal(round(came)) * _NANO
+        for name, total in guesses.items():
+            self.errors[name] += abs(total - came)
         for level, (low, high) in ((80, told.forecast_80_usd), (95, told.forecast_95_usd)):
-            self.within[level] += low <= exact <= high
+            self.within[level] += low <= came * _NANO <= high
 
     def figures(self) -> dict[str, float]:
         """WAPE by method, coverage by level, and of how many."""

@@ -28,6 +28,7 @@ commands = typer.Typer(
 
 _YEARS: Final = range(2000, 2101)
 _TEXT_MOST: Final = 256
+_NOTHING: Final = "no budgets: set one with gatewatch budgets set"
 
 
 class Format(StrEnum):
@@ -186,7 +187,7 @@ def list_(
                 ("at", "left", lambda change: _iso(change.changed_at)),
             ],
             found,
-            "no budgets: set one with gatewatch budgets set",
+            _NOTHING,
         )
 
 
@@ -226,7 +227,12 @@ def status(
     if _chosen(output) is Format.JSON:
         _print_json([_status_row(one) for one in found])
     else:
-        _print_table(_STATUS_COLUMNS, found, "no budgets: set one with gatewatch budgets set")
+        if budget_id is not None:
+            for name, text in _report(found[0]):
+                print(f"{name:<10} {_plain(text)}")
+        else:
+            _print_table(_STATUS_COLUMNS, found, _NOTHING)
+        sys.stdout.flush()
         for one in found:
             _say_unknown_cost(one)
     if check and any(one.is_over for one in found):
@@ -395,21 +401,44 @@ _STATUS_COLUMNS: Final[list[_Column]] = [
     ("state", "left", lambda one: one.state.replace("_", " ")),
     ("spent", "right", lambda one: _usd(one.spent_usd)),
     ("of", "right", lambda one: f"{_usd(one.budget.amount_usd)} {one.budget.period}"),
-    ("left", "right", lambda one: _usd(one.remaining_usd)),
     ("used", "right", lambda one: f"{one.share:.1%}"),
     ("time gone", "right", lambda one: f"{one.share_gone:.1%}"),
     ("forecast", "right", lambda one: _usd(one.forecast_usd)),
     ("80 % interval", "right", lambda one: _interval(one.forecast_80_usd)),
-    ("95 % interval", "right", lambda one: _interval(one.forecast_95_usd)),
     ("used up", "left", lambda one: "" if one.bursts_at is None else _local(one.bursts_at, one.budget)),
-    (
-        "burn 1h 6h 24h",
-        "right",
-        lambda one: " ".join(f"{one.burn_rates[window]:.2f}" for window in ("1h", "6h", "24h")),
-    ),
-    ("burning", "left", lambda one: one.burn_alert),
-    ("ends", "left", lambda one: _local(one.period.end, one.budget)),
+    ("burn 1h", "right", lambda one: f"{one.burn_rates['1h']:.2f}"),
+    ("24h", "right", lambda one: f"{one.burn_rates['24h']:.2f}"),
 ]
+
+
+def _report(one: BudgetStatus) -> list[tuple[str, str]]:
+    """Everything about one budget, a line each."""
+    budget = one.budget
+    known = (
+        f"{one.tests} past forecasts" if one.tests else "too little history: the interval is an assumption"
+    )
+    return [
+        ("id", budget.budget_id),
+        ("scope", str(budget.scope)),
+        ("state", one.state.replace("_", " ")),
+        (
+            "period",
+            f"{budget.period}, {_local(one.period.start, budget)} to {_local(one.period.end, budget)}",
+        ),
+        ("time zone", budget.time_zone),
+        ("as of", f"{_local(one.at, budget)}, {one.share_gone:.1%} of the period gone"),
+        ("amount", _usd(budget.amount_usd)),
+        ("spent", f"{_usd(one.spent_usd)}, {one.share:.1%}"),
+        ("remaining", _usd(one.remaining_usd)),
+        ("warning", "none" if one.warn_share is None else f"{one.warn_share:.0%} reached"),
+        ("forecast", f"{_usd(one.forecast_usd)} by the end ({one.season}; {known})"),
+        ("80 of 100", _interval(one.forecast_80_usd)),
+        ("95 of 100", _interval(one.forecast_95_usd)),
+        ("used up", "not in this period" if one.bursts_at is None else _local(one.bursts_at, budget)),
+        ("burn rate", ", ".join(f"{name} {rate:.2f}" for name, rate in one.burn_rates.items())),
+        ("burning", one.burn_alert or "no"),
+        ("calls", f"{one.calls:,}"),
+    ]
 
 
 def _interval(edges: tuple[Decimal, Decimal]) -> str:
