@@ -10,8 +10,10 @@ The database of time zones is the engine's, here and in ``sinks/budget.py``: no 
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Final
 
+from signals.budget import BURN_WINDOWS
 from sinks import schema
 from sinks.schema import STORE
 from sinks.view import View
@@ -130,15 +132,16 @@ _SPENT: Final = f"""\
         SELECT toStartOfFifteenMinutes(toDateTime(started_at, 'UTC')) AS quarter,
             {", ".join(f"if(limited.{n} = 1, {name}, '') AS of_{name}" for n, name in enumerate(SCOPE, 1))},
             sum(cost_usd) AS spent, count() AS calls, countIf(cost_usd IS NULL AND is_ended) AS without_cost,
-            countIf(cost_status = 'partial') AS in_part
+            countIf(cost_status = 'partial') AS in_part{{windows}}
         FROM {schema.VIEWS}.calls
         WHERE started_at >= (SELECT ifNull(min(toNullable(period_start)), now()) FROM periods)
+            {{or_in_windows}}
         GROUP BY quarter, {", ".join(f"of_{name}" for name in SCOPE)}
     ),
     matched AS
     (
         SELECT s.change_id AS change_id, q.quarter AS quarter, sum(q.spent) AS spent, sum(q.calls) AS calls,
-            sum(q.without_cost) AS without_cost, sum(q.in_part) AS in_part
+            sum(q.without_cost) AS without_cost, sum(q.in_part) AS in_part{{in_windows}}
         FROM quarters AS q CROSS JOIN spans AS s
         WHERE {" AND ".join(f"(s.{name} = '' OR s.{name} = q.of_{name})" for name in SCOPE)}
         GROUP BY s.change_id, q.quarter
@@ -154,11 +157,36 @@ _SPENT: Final = f"""\
     )"""
 
 
-def _spend(since: str, only: str = "", running: str = "") -> str:
+_BURN: Final = {name: window // timedelta(seconds=1) for name, window in BURN_WINDOWS.items()}
+_IN_WINDOWS: Final = "".join(
+    f",\n            sumIf(cost_usd, started_at > now64(3) - INTERVAL {span} SECOND) AS in_{name}"
+    for name, span in _BURN.items()
+)
+_SINCE_WINDOWS: Final = f"OR started_at > now64(3) - INTERVAL {max(_BURN.values())} SECOND"
+_MATCHED_WINDOWS: Final = "".join(f", sum(q.in_{name}) AS in_{name}" for name in _BURN)
+_BURNT: Final = f""",
+    burnt AS
+    (
+        SELECT change_id, {", ".join(f"ifNull(sum(in_{name}), 0) AS in_{name}" for name in _BURN)}
+        FROM matched GROUP BY change_id
+    )"""
+_BURN_RATES: Final = "".join(
+    f",\n    toFloat64(w.in_{name}) * dateDiff('second', p.period_start, p.period_end)"
+    f" / ({span} * toFloat64(p.amount_usd)) AS burn_rate_{name}"
+    for name, span in _BURN.items()
+)
+
+
+def _spend(since: str, only: str = "", running: str = "", *, burn: bool = False) -> str:
+    spent = _SPENT.format(
+        windows=_IN_WINDOWS if burn else "",
+        or_in_windows=_SINCE_WINDOWS if burn else "",
+        in_windows=_MATCHED_WINDOWS if burn else "",
+    )
     return f"""\
 WITH
 {_PERIODS.format(since=since, only=only, running=running)},
-{_SPENT}
+{spent}{_BURNT if burn else ""}
 SELECT
     p.budget_id AS budget_id,
     {", ".join(f"p.{name} AS {name}" for name in SCOPE)},
@@ -169,9 +197,13 @@ SELECT
     toFloat64(spent_usd) / toFloat64(p.amount_usd) AS spent_share,
     least(dateDiff('millisecond', toDateTime64(p.period_start, 3, 'UTC'), now64(3))
         / (1000 * dateDiff('second', p.period_start, p.period_end)), 1) AS elapsed_share,
-    s.calls AS calls, s.without_cost AS calls_without_cost, s.in_part AS calls_in_part
+    s.calls AS calls, s.without_cost AS calls_without_cost, s.in_part AS calls_in_part{
+        _BURN_RATES if burn else ""
+    }
 FROM periods AS p
-LEFT JOIN spent AS s ON s.change_id = p.change_id AND s.period_start = p.period_start"""
+LEFT JOIN spent AS s ON s.change_id = p.change_id AND s.period_start = p.period_start{
+        (chr(10) + "LEFT JOIN burnt AS w ON w.change_id = p.change_id") if burn else ""
+    }"""
 
 
 VIEWS: Final = (
@@ -184,6 +216,7 @@ VIEWS: Final = (
             "now64(3)",
             "AND (valid_until IS NULL OR valid_until > now64(3))",
             "AND period_end > now64(3)",
+            burn=True,
         ),
     ),
     View(

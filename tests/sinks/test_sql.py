@@ -14,10 +14,12 @@ import pytest
 
 from gatewatch.events import Call, Event, Feedback, Request, Token, encode
 from gatewatch.price_book import default_book
+from signals.budget import Budget, Scope
 from signals.chunk import SIGNALS
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from signals.sketch import RELATIVE_ERROR
+from sinks.budget import set_budget
 from sinks.clickhouse import Sink
 from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
@@ -31,6 +33,8 @@ QUERIES: Final = {
 }
 # Fifteen minutes ago: in the last hour, and long enough ago for a call to count as never ended.
 MINUTE_MS: Final = (int(time.time()) // 60 - 15) * 60_000
+# Where it is about noon: that minute and now are of the same day. Etc/GMT-1 is one hour before UTC's clocks.
+NOON_ZONE: Final = f"Etc/GMT{time.gmtime(MINUTE_MS / 1000).tm_hour - 12:+d}".replace("+0", "")
 
 
 def rows_under(heading: str) -> list[list[str]]:
@@ -155,6 +159,18 @@ def filled(sink: Sink) -> Sink:
     assert rows is not None
     for name, block in blocks([rows]).items():
         sink.insert(f"{STORE}.{name}", block)
+    for budget_id, amount in (("acme-day", "0.002"), ("acme-plenty", "1000000")):
+        set_budget(
+            sink,
+            Budget(
+                budget_id=budget_id,
+                scope=Scope(tenant="acme"),
+                period="daily",
+                time_zone=NOON_ZONE,
+                amount_usd=Decimal(amount),
+            ),
+            "test",
+        )
     return sink
 
 
@@ -182,6 +198,7 @@ ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
         ("anthropic", "claude", "unpriced", UNKNOWN, 5),
         ("anthropic", "claude", "unpriced", "no usage came with the call", 1),
     ],
+    13: [("acme-day", Decimal("0.002"), Decimal("0.003"), 150.0, 0)],
 }
 
 
@@ -201,8 +218,8 @@ def test_the_documented_quantile_over_aggregates_is_right_within_the_sketch_erro
         assert row[-1] == pytest.approx(exact_ms, rel=RELATIVE_ERROR + 0.0005)  # and rounded to 1 ms
 
 
-def test_there_are_twelve_queries_and_each_reads_views_only() -> None:
-    assert sorted(QUERIES) == list(range(1, 13))
+def test_there_are_thirteen_queries_and_each_reads_views_only() -> None:
+    assert sorted(QUERIES) == list(range(1, 14))
     assert set(QUERIES) == {*ANSWERS, 2}
     names = {f"{VIEWS}.{view.name}" for view in ALL_VIEWS}
     for sql in QUERIES.values():
