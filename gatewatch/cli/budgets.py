@@ -262,6 +262,9 @@ def _connected(url: str | None, data: Path | None, user: str) -> Iterator[Sink]:
         _fail(str(error))
     except SinkError as error:
         _fail(f"{error}; see what answers with `gatewatch doctor`, and `gatewatch migrate` an older store")
+    except ValueError as error:
+        # A row that this version does not take: another version, or another database of time zones, wrote it.
+        _fail(f"a budget that is stored cannot be read here: {error}")
     except BrokenPipeError:
         # Whoever read our output has enough. Python would complain again when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -86,7 +86,8 @@ def test_exceeded_is_more_than_the_amount_to_the_nano_dollar() -> None:
     moment = at("2026-11-30T22:59:59")
     hours = [Hour(at("2026-11-03T10:00"), Decimal(499)), Hour(at("2026-11-04T10:00"), Decimal(1))]
     used_up = assess(budget(), moment, hours, {})
-    assert (used_up.remaining_usd, used_up.warn_share) == (0, 1)
+    assert used_up.remaining_usd == 0
+    assert used_up.warn_share == 1
     assert used_up.state != "exceeded"
     over = assess(budget(), moment, [*hours, Hour(at("2026-11-05T10:00"), NANO)], {})
     assert (over.state, over.remaining_usd) == ("exceeded", -NANO)
@@ -121,7 +122,8 @@ def test_the_last_moment_and_the_first_one_of_a_period() -> None:
     start = one.period_at(at("2026-11-15T00:00")).start
     hours = [Hour(start - 30 * HOUR, Decimal(3)), Hour(start - HOUR, Decimal(5))]
     first = assess(one, start, hours, {})
-    assert (first.spent_usd, first.share_gone) == (0, 0)
+    assert first.spent_usd == 0
+    assert first.share_gone == 0
     assert first.forecast_usd > 0
     last = assess(one, start - timedelta(milliseconds=1), hours, {})
     assert last.spent_usd == 8
