@@ -28,6 +28,7 @@ __all__ = [
     "Scope",
     "amount",
     "assess",
+    "at_utc",
     "history_start",
     "shares",
 ]
@@ -259,6 +260,10 @@ def assess(
         state = "will_exceed"
     elif reached:
         state = "warning"
+    bursts_at = _bursts_at(budget, period, at, hours, spent, told, coming)
+    if state == "will_exceed" and bursts_at is None:
+        # By less than what sums of floats can tell.
+        bursts_at = period.end
     pace = float(budget.amount_usd) / period.hours
     rates = {
         name: float(windows.get(name, Decimal(0))) / (window / _HOUR) / pace
@@ -282,7 +287,7 @@ def assess(
         forecast_95_usd=(_expected(spent, told.low_95), _expected(spent, told.high_95)),
         season=told.season,
         tests=told.tests,
-        bursts_at=_bursts_at(budget, period, at, hours, spent, told, coming),
+        bursts_at=bursts_at,
         burn_rates=rates,
         burn_alert=_burn_alert(rates, period),
     )

@@ -221,6 +221,9 @@ def status(
     except ValueError as error:
         _wrong_usage(str(error))
     with _connected(url, data, "reader") as sink:
+        if moment is not None and moment > (now := _now(sink)):
+            # The hours until then would look as if nothing had been spent in them.
+            _wrong_usage(f"--at {at!r} has not come yet: it is {_iso(now)}")
         found = read_status(sink, moment, budget_id)
         if budget_id is not None and not found:
             _unknown(sink, budget_id, moment)

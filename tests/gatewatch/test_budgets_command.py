@@ -155,6 +155,13 @@ def test_a_budget_that_is_not_there_says_which_ones_are_near(engine: RunningEngi
 
 
 @pytest.mark.engine
+def test_a_time_that_has_not_come_is_wrong_usage(engine: RunningEngine) -> None:
+    done = budgets(engine, "status", "--at", (NOW + timedelta(days=1)).isoformat())
+    assert done.exit_code == 2
+    assert "has not come yet" in done.stderr
+
+
+@pytest.mark.engine
 def test_the_reader_sees_budgets_and_sets_none(engine: RunningEngine) -> None:
     budgets(engine, "set", "acme", "--amount", "5", "--period", "monthly")
     for view in ("budgets", "budget_changes", "budget_spend", "budget_periods"):
