@@ -64,22 +64,21 @@ SELECT {{budget_id:String}},
     {{period:String}}, {{time_zone:String}}, CAST({{amount_usd:String}}, 'Decimal(38, 9)'),
     arrayMap(share -> CAST(share, 'Decimal(9, 4)'), {{warn_shares:Array(String)}})"""
 
+_BUDGET: Final = f"budget_id, {_COLUMNS}, period, time_zone, amount_usd, warn_shares"
 _CHANGES: Final = f"""\
-SELECT budget_id, version, changed_at, changed_by, is_removed, valid_from, valid_until,
-    {_COLUMNS}, period, time_zone, amount_usd, warn_shares
+SELECT version, changed_at, changed_by, is_removed, valid_from, valid_until, {_BUDGET}
 FROM {schema.VIEWS}.budget_changes"""
 
 _HELD: Final = f"""\
-SELECT budget_id, {begin("first_day")}, {begin(next_day("first_day"))}
+SELECT at, {begin("first_day")}, {begin(next_day("first_day"))}, {_BUDGET}
 FROM
 (
-    SELECT budget_id, toString(period) AS period, toString(time_zone) AS time_zone,
+    SELECT * REPLACE (toString(period) AS period, toString(time_zone) AS time_zone),
+        if({{at_ms:Int64}} < 0, now64(3, 'UTC'), fromUnixTimestamp64Milli({{at_ms:Int64}}, 'UTC')) AS at,
         {first_day("toDate(" + local("toDateTime(at)") + ")")} AS first_day
-    FROM
-    (
-        SELECT *, fromUnixTimestamp64Milli({{at_ms:Int64}}, 'UTC') AS at FROM {schema.VIEWS}.budget_changes
-    )
+    FROM {schema.VIEWS}.budget_changes
     WHERE NOT is_removed AND valid_from <= at AND (valid_until IS NULL OR valid_until > at)
+        AND ({{budget_id:String}} = '' OR budget_id = {{budget_id:String}})
 )
 ORDER BY budget_id"""
 
@@ -205,13 +204,13 @@ def budgets_at(sink: Sink, at: datetime, budget_id: str | None = None) -> list[B
     ------
     SinkError
     """
-    return [
-        change.budget
-        for change in changes(sink, budget_id)
-        if not change.is_removed
-        and change.valid_from <= at
-        and (change.valid_until is None or change.valid_until > at)
-    ]
+    return [budget for _, budget, _ in _held(sink, at, budget_id)]
+
+
+def _held(sink: Sink, at: datetime | None, budget_id: str | None) -> list[tuple[datetime, Budget, Period]]:
+    """The budgets that hold at a moment, or now, each with that moment and its period."""
+    rows = sink.rows(_HELD, {"at_ms": -1 if at is None else _ms(at), "budget_id": budget_id or ""})
+    return [(_utc(row[0]), _budget(row[3:]), Period(_utc(row[1]), _utc(row[2]))) for row in rows]
 
 
 def status(sink: Sink, at: datetime | None = None, budget_id: str | None = None) -> list[BudgetStatus]:
@@ -230,13 +229,12 @@ def status(sink: Sink, at: datetime | None = None, budget_id: str | None = None)
     ------
     SinkError
     """
-    moment = at_utc(_utc(sink.rows("SELECT now64(3, 'UTC')")[0][0]) if at is None else at)
-    held = budgets_at(sink, moment, budget_id)
-    if not held:
+    found = _held(sink, None if at is None else at_utc(at), budget_id)
+    if not found:
         return []
-    spans = {str(row[0]): Period(*map(_utc, row[1:])) for row in sink.rows(_HELD, {"at_ms": _ms(moment)})}
-    held = [budget for budget in held if budget.budget_id in spans]
-    periods = [spans[budget.budget_id] for budget in held]
+    moment = found[0][0]
+    held = [budget for _, budget, _ in found]
+    periods = [period for _, _, period in found]
     limited = [name for name in SCOPE if any(getattr(budget.scope, name) for budget in held)]
     known: dict[str, Any] = {"at_ms": _ms(moment), "budgets": len(held)}
     known |= {name: [getattr(budget.scope, name) for budget in held] for name in limited}
@@ -307,8 +305,7 @@ def _write(sink: Sink, budget: Budget, by: str, valid_from: datetime | None, *, 
 
 
 def _change(row: Sequence[Any]) -> Change:
-    budget_id, version, changed_at, changed_by, is_removed, valid_from, valid_until, *rest = row
-    period, time_zone, amount_usd, warn_shares = rest[len(SCOPE) :]
+    version, changed_at, changed_by, is_removed, valid_from, valid_until = row[:6]
     return Change(
         version=int(version),
         changed_at=_utc(changed_at),
@@ -316,14 +313,19 @@ def _change(row: Sequence[Any]) -> Change:
         is_removed=bool(is_removed),
         valid_from=_utc(valid_from),
         valid_until=None if valid_until is None else _utc(valid_until),
-        budget=Budget(
-            budget_id=str(budget_id),
-            scope=Scope(**dict(zip(SCOPE, map(str, rest), strict=False))),
-            period=period,
-            time_zone=str(time_zone),
-            amount_usd=amount(amount_usd),
-            warn_shares=shares(warn_shares),
-        ),
+        budget=_budget(row[6:]),
+    )
+
+
+def _budget(row: Sequence[Any]) -> Budget:
+    period, time_zone, amount_usd, warn_shares = row[1 + len(SCOPE) :]
+    return Budget(
+        budget_id=str(row[0]),
+        scope=Scope(**dict(zip(SCOPE, map(str, row[1:]), strict=False))),
+        period=period,
+        time_zone=str(time_zone),
+        amount_usd=amount(amount_usd),
+        warn_shares=shares(warn_shares),
     )
 
 

@@ -216,6 +216,8 @@ def status(
     """
     from sinks.budget import status as read_status
 
+    if budget_id == "":
+        _wrong_usage("an empty ID is no budget's; leave it out for all of them")
     try:
         moment = None if at is None else _moment(at, UTC, "--at")
     except ValueError as error:

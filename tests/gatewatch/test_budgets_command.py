@@ -195,6 +195,9 @@ def test_a_bad_id_and_a_bad_time_are_wrong_usage() -> None:
     done = budgets(None, "set", "a/b", "--amount", "5", "--period", "daily", "--url", "http://127.0.0.1:9")
     assert done.exit_code == 2
     assert "'a/b' is no id of a budget" in done.stderr
+    done = budgets(None, "status", "", "--url", "http://127.0.0.1:9")
+    assert done.exit_code == 2
+    assert "an empty ID" in done.stderr
     done = budgets(None, "status", "--at", "9999-12-31", "--url", "http://127.0.0.1:9")
     assert done.exit_code == 2
     assert "is not between 2000 and 2100" in done.stderr
