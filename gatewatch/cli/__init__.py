@@ -30,6 +30,7 @@ PIPELINE: Final = {
     "traffic": "gatewatch.cli.traffic",
     "dead-letters": "gatewatch.cli.dead_letters",
     "budgets": "gatewatch.cli.budgets",
+    "export": "gatewatch.cli.export",
 }
 
 
