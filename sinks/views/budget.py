@@ -225,7 +225,8 @@ VIEWS: Final = (
         # Calls are kept for 400 days: an older period would look cheap.
         _spend(
             "greatest(valid_from, now64(3) - INTERVAL 399 DAY)",
-            running="AND period_start > now64(3) - INTERVAL 399 DAY",
+            "AND (valid_until IS NULL OR valid_until > now64(3) - INTERVAL 399 DAY)",
+            "AND period_start > now64(3) - INTERVAL 399 DAY",
         ),
     ),
 )

@@ -335,6 +335,18 @@ def test_a_change_of_the_kind_of_period_leaves_those_that_had_ended(sink: Sink) 
     assert [row[1] for row in rows if row[0] == "monthly"][-1].day == 1
 
 
+def test_what_held_longer_ago_than_calls_are_kept_has_no_periods(sink: Sink) -> None:
+    now = engine_now(sink)
+    set_budget(sink, budget(period="daily", time_zone="UTC"), "t", now - timedelta(days=1000))
+    set_budget(sink, budget(period="weekly", time_zone="UTC"), "t", now - timedelta(days=500))
+    set_budget(sink, budget(period="monthly", time_zone="UTC"), "t", now - timedelta(days=200))
+    rows = sink.rows(
+        "SELECT period, min(period_start) FROM gatewatch.budget_periods GROUP BY period ORDER BY period"
+    )
+    assert [row[0] for row in rows] == ["monthly", "weekly"]
+    assert all(row[1].replace(tzinfo=UTC) > now - timedelta(days=400) for row in rows)
+
+
 def test_a_budget_to_come_holds_from_its_start_on(sink: Sink) -> None:
     now = engine_now(sink)
     set_budget(sink, budget(), "t")
