@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import call, chargeback, driver, gap, infrastructure, measure, pipeline, saving
+from sinks.views import budget, call, chargeback, driver, gap, infrastructure, measure, pipeline, saving
 
 __all__ = ["ALL_VIEWS"]
 
@@ -24,4 +24,5 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *gap.VIEWS,
     *infrastructure.VIEWS,
     *saving.VIEWS,
+    *budget.VIEWS,
 )
