@@ -34,11 +34,12 @@ from gatewatch.charge import PARTS
 from gatewatch.events import Call, Response
 from gatewatch.money import PICO_PER_NANO, nano_parts
 from gatewatch.price_book import Price, PriceBook, Unpriced
+from gatewatch.price_ledger import VERSION_MOST, PriceLedger
 from gatewatch.pricing import FIELDS, TOOL_SUMS, UNKNOWN_CACHED_AUDIO, Evaluation, evaluate
 from gatewatch.usage import WHOLES
 from signals.column import CALL_KINDS, RANK_SHIFT
 
-__all__ = ["AMOUNT_BITS", "COLUMNS", "HEAD_DIGITS", "STATUSES", "costs"]
+__all__ = ["AMOUNT_BITS", "COLUMNS", "HEAD_DIGITS", "RANK_BITS", "STATUSES", "costs", "costs_by_version"]
 
 STATUSES: Final = ("unpriced", "provider_reported", "partial", "free", "priced")
 """Index + 1 is what is stored: of two costs by the same usage, the better status wins."""
@@ -63,8 +64,9 @@ AMOUNT_BITS: Final = 48
 """An amount is below $281,475."""
 HEAD_DIGITS: Final = 5
 
-_RANK_BITS: Final = 2
-_VERSION_MOST: Final = (1 << (63 - AMOUNT_BITS - _RANK_BITS)) - 1
+RANK_BITS: Final = 2
+"""The rest of 63 bits is the version's: :data:`gatewatch.price_ledger.VERSION_MOST`."""
+
 _UNPRICED, _REPORTED, _PARTIAL, _FREE, _PRICED = range(1, len(STATUSES) + 1)
 _ENDED: Final = CALL_KINDS[Response] | CALL_KINDS[Call]
 _COUNT: Final = (1 << RANK_SHIFT) - 1
@@ -121,6 +123,33 @@ def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Ar
             fields[UNKNOWN_CACHED_AUDIO] = silent.astype(np.int64)
         _price_rows(found, rows, rank, reported, price, said, fields, unknown_tools)
     return found.columns()
+
+
+def costs_by_version(table: pa.Table, appended_ms: Ints, prices: PriceLedger) -> dict[str, pa.Array]:
+    """What is stored of the cost of each call event, each by the version of its record's time; shape (n,).
+
+    Parameters
+    ----------
+    appended_ms
+        When each event's record was appended to the log, shape (n,).
+    """
+    version, book = prices.at(int(appended_ms.min()))
+    if prices.version_at(int(appended_ms.max())) == version:
+        return costs(table, book, version)
+    # A change of prices within what has come since the last flush: once in a while.
+    versions = np.array([prices.version_at(at_ms) for at_ms in appended_ms.tolist()])
+    order = np.argsort(versions, kind="stable")
+    pieces = []
+    for version in np.unique(versions).tolist():
+        rows = table.take(pa.array(np.flatnonzero(versions == version)))
+        made = costs(rows, prices.book(version), version)
+        pieces.append(pa.table(made | {"price": made["price"].cast(pa.string())}))
+    whole = pa.concat_tables(pieces, promote_options="default").combine_chunks()
+    whole = whole.take(pa.array(np.argsort(order, kind="stable"))).combine_chunks()
+    columns = {name: whole[name].combine_chunks() for name in whole.column_names}
+    if "cost_details" in columns:
+        columns["cost_details"] = columns["cost_details"].fill_null("")
+    return columns | {"price": columns["price"].dictionary_encode()}
 
 
 def _price_rows(
@@ -277,8 +306,8 @@ class _Found:
     """Stored costs of many rows, piece by piece."""
 
     def __init__(self, n: int, version: int) -> None:
-        if not 1 <= version <= _VERSION_MOST:
-            raise ValueError(f"version {version} of the prices is not within 1 and {_VERSION_MOST}")
+        if not 1 <= version <= VERSION_MOST:
+            raise ValueError(f"version {version} of the prices is not within 1 and {VERSION_MOST}")
         self._version = version
         self._amounts = {column: np.zeros(n, dtype=np.int64) for column in COLUMNS}
         self._prices: dict[str, int] = {"": 0}
@@ -309,7 +338,7 @@ class _Found:
         """
         if not len(rows):
             return
-        head = self._version << _RANK_BITS | rank[rows]
+        head = self._version << RANK_BITS | rank[rows]
         for column, parts in COLUMNS.items():
             value = head << AMOUNT_BITS
             for part in parts:
