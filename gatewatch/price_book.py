@@ -1,6 +1,7 @@
 """Prices as data: which price a call has, by provider, model, service tier, time and contract.
 
-A :class:`PriceBook` holds two tables, by default those that ship with the package, and rows of the owner's own:
+A :class:`PriceBook` holds two tables, by default those that ship with the package, and rows of the
+owner's own:
 
 - ``price_data/genai_prices.json``, made from genai-prices (MIT) by ``make generate``;
 - ``price_data/declared.toml``, kept by hand for what genai-prices lacks, with sources and dates;
@@ -277,19 +278,28 @@ class PriceBook:
         """What a model of the list costs, contracts aside: for listing prices, not for pricing calls."""
         return self._listed_price(self._as_found(provider, model), service_tier, at_ms)
 
-    def listed_tiers(self, provider: Provider, model: Model) -> dict[str, Tier | None]:
-        """The service tiers for which a model has rates at some time, the standard one first.
+    def listed_tiers(self, provider: Provider, model: Model) -> list[str]:
+        """The service tiers for which a model has rates at some time, the standard one first."""
+        declared = [entry.tier for entry in self._declared_tiers(provider, model)]
+        return list(dict.fromkeys(["standard", *declared, *(row.tier for row in model.tiers)]))
 
-        For each the entry of the declared table that has the rates while the list has none, if there is one.
-        """
+    def listed_changes(self, provider: Provider, model: Model) -> list[int]:
+        """The midnights, in ms, at which some listed price of a model may change."""
+        days = {row.from_ for row in (*model.prices, *model.tiers)}
+        for tier in self._declared_tiers(provider, model):
+            days |= {tier.from_, tier.to}
+        for fee in self._declared.fee:
+            if fee.provider == provider.id:
+                days |= {fee.from_, fee.to}
+        return sorted(day_ms(day) for day in days if day)
+
+    def _declared_tiers(self, provider: Provider, model: Model) -> list[Tier]:
         name = self._as_found(provider, model).name
-        tiers: dict[str, Tier | None] = {"standard": None}
-        for entry in self._declared.tier:
-            if entry.provider == provider.id and is_match(entry.models, name) and name not in entry.except_:
-                tiers.setdefault(entry.tier, entry)
-        for row in model.tiers:
-            tiers.setdefault(row.tier, None)
-        return tiers
+        return [
+            entry
+            for entry in self._declared.tier
+            if entry.provider == provider.id and is_match(entry.models, name) and name not in entry.except_
+        ]
 
     def _as_found(self, provider: Provider, model: Model) -> _Found:
         """A model as if it had been asked for by a name that it goes by."""

@@ -1,14 +1,16 @@
 """The prices as they were at every time: numbered versions, each a complete price book.
 
-A version is three documents (:class:`PriceDocuments`): the list, the declared table and the contracts. It never
-changes once it is made, and versions only grow. Which one prices a record is a pure function of the record and
-the ledger: of the versions that have taken effect when the record was appended, the one that did so last; before
-the first one's time, the first. So whoever reads a record again, however late, prices it alike.
+A version is three documents (:class:`PriceDocuments`): the list, the declared table and the contracts. It
+never changes once it is made, and versions only grow. Which one prices a record is a pure function of the
+record and the ledger: of the versions that have taken effect when the record was appended, the one that did
+so last; before the first one's time, the first. So whoever reads a record again, however late, prices it
+alike. It goes by record, not by chunk: a chunk of a quiet partition is open for days.
 
-That needs every worker to know a version before it takes effect. A version takes effect :data:`LEAD_MS` after it
-is made, at the earliest, and a worker that has last read the ledger at some time may price records that were
-appended up to :data:`TRUST_MS` after that time; for later ones it reads the ledger again first. The difference is
-what an insert into the ledger may take. Both times are the store's own, so no clock needs to be right.
+That needs every worker to know a version before it takes effect. A version takes effect :data:`LEAD_MS` after
+it is made, at the earliest, and a worker that has last read the ledger at some time may price records that
+were appended up to :data:`TRUST_MS` after that time; for later ones it reads the ledger again first. The
+difference is what an insert into the ledger may take. Both times are the store's own: no clock needs to be
+right.
 """
 
 from __future__ import annotations
@@ -122,8 +124,8 @@ class PriceVersion(Struct, frozen=True, kw_only=True):
 class PriceLedger:
     """The versions that are known. Not for several threads at once.
 
-    Documents are kept compressed, those that are equal once; books are made when they are needed, and only the
-    few that were used last are kept.
+    Documents are kept compressed, those that are equal once; books are made when they are needed, and only
+    the few that were used last are kept.
     """
 
     def __init__(self) -> None:
