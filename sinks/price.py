@@ -227,7 +227,7 @@ def _takes_effect(base_ms: int, based_on: PriceVersion | None, asked_ms: int | N
         return earliest
     if asked_ms < earliest:
         raise PriceError(
-            f"a version that is made now can take effect {-(-(earliest - base_ms) // 1000)} s from now at the "
+            f"a version that is made now takes effect {-(-(earliest - base_ms) // 1000)} s from now at the "
             f"earliest: workers get {LEAD_MS // 1000} s to learn of it, and version {based_on.version} comes "
             "before. What should have held earlier is repaired by `gatewatch reprice`"
         )

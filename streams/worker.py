@@ -294,8 +294,8 @@ class Worker:
                 self.prices.add(version, documents)
         except PriceError as error:
             raise WorkerError(
-                f"{error}. A later release may have made it: start workers of that one, since no version can be "
-                "left out"
+                f"{error}. A later release may have made it: start workers of that one, since no version "
+                "can be left out"
             ) from error
         if versions:
             log.info("prices: version %s is known", self.prices.newest)
