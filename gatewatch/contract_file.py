@@ -1,8 +1,8 @@
 """Contracts as people write them: a TOML file with ``[[contract]]`` tables, or an object a line of JSON.
 
-The fields are those of :class:`~gatewatch.contract.Contract`. Beside that, days and times may be written as such
-(``valid_from``, ``valid_to``), rates and exchange rates as numbers, which are read as the decimals that they are,
-and a rate without context tiers without brackets.
+The fields are those of :class:`~gatewatch.contract.Contract`. Beside that, days and times may be written as
+such (``valid_from``, ``valid_to``), rates and exchange rates as numbers, which are read as the decimals that
+they are, and a rate without context tiers without brackets.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ __all__ = ["contracts_document", "read_contracts"]
 
 _TIMES: Final = {"valid_from": "valid_from_ms", "valid_to": "valid_to_ms"}
 _FIELDS: Final = (*Contract.__struct_fields__, *_TIMES)
+_TEXT_MOST: Final = 500
+_TIME_MOST_MS: Final = 9_223_372_036_854
+_ADJUST_MOST_BP: Final = 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -50,11 +53,11 @@ def read_contracts(data: bytes) -> list[Contract]:
             check_contract(contract)
             contract_rates(contract)
         except PriceError as error:
-            raise PriceError(f"{where}: {error}") from error
+            # Checks that are made elsewhere, too, name the contract themselves.
+            raise PriceError(f"{place if str(name) in str(error) else where}: {error}") from error
         if contract.contract_id in seen:
-            raise PriceError(
-                f"{where}: {seen[contract.contract_id]} has the same contract_id; give each row one of its own"
-            )
+            before = seen[contract.contract_id]
+            raise PriceError(f"{where}: {before} has the same contract_id; give each row one of its own")
         seen[contract.contract_id] = place
         contracts.append(contract)
     return contracts
@@ -119,9 +122,19 @@ def _contract(row: dict[str, Any]) -> Contract:
     if not made.get("contract_id"):
         raise PriceError("it has no contract_id; give it a name of its own")
     try:
-        return msgspec.convert(made, Contract)
+        contract = msgspec.convert(made, Contract)
     except msgspec.ValidationError as error:
         raise PriceError(str(error)) from error
+    for field in Contract.__struct_fields__:
+        value = getattr(contract, field)
+        if isinstance(value, str) and (len(value) > _TEXT_MOST or not value.isprintable()):
+            raise PriceError(f"{field} is longer than {_TEXT_MOST} characters or holds a control character")
+    for at_ms in (contract.valid_from_ms, contract.valid_to_ms):
+        if at_ms is not None and not 0 <= at_ms <= _TIME_MOST_MS:
+            raise PriceError("a time is before 1970 or after 2262")
+    if contract.adjust_bp > _ADJUST_MOST_BP:
+        raise PriceError(f"adjust_bp is above {_ADJUST_MOST_BP:,}, a hundred times the price")
+    return contract
 
 
 def _number(field: str, value: object) -> str:
@@ -149,13 +162,15 @@ def _ms(field: str, value: object) -> int:
         try:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
-            raise PriceError(
-                f"{field}: {value!r} is no day or time; write 2026-12-01 or 2026-12-01T09:00Z"
-            ) from None
+            raise _no_time(field, value) from None
     if isinstance(value, datetime):
         at = value if value.tzinfo else value.replace(tzinfo=UTC)
     elif isinstance(value, date):
         at = datetime(value.year, value.month, value.day, tzinfo=UTC)
     else:
-        raise PriceError(f"{field}: {value!r} is no day or time; write 2026-12-01 or 2026-12-01T09:00Z")
+        raise _no_time(field, value)
     return int((at - _EPOCH).total_seconds() * 1000)
+
+
+def _no_time(field: str, value: object) -> PriceError:
+    return PriceError(f"{field}: {value!r} is no day or time; write 2026-12-01 or 2026-12-01T09:00Z")
