@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from gatewatch.contract import Contract
 from gatewatch.price_book import PriceBook, default_book
-from gatewatch.price_table import PriceError, package_documents, read_tables, tables
+from gatewatch.price_table import Declared, PriceError, Table, package_documents, read_tables, tables
 
 __all__ = [
     "LEAD_MS",
@@ -36,6 +36,8 @@ __all__ = [
     "PriceDocuments",
     "PriceLedger",
     "PriceVersion",
+    "in_effect",
+    "ledger_of",
     "package_ledger",
 ]
 
@@ -85,6 +87,18 @@ class PriceDocuments(Struct, frozen=True):
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise PriceError(f"the contracts cannot be read: {error}") from error
 
+    def tables(self) -> tuple[Table, Declared]:
+        """The list and the declared table, as they are read.
+
+        Raises
+        ------
+        PriceError
+            A document cannot be read.
+        """
+        if (self.listed, self.declared) == package_documents():
+            return tables()
+        return read_tables(self.listed, self.declared)
+
     def book(self) -> PriceBook:
         """The price book that the documents make.
 
@@ -93,10 +107,8 @@ class PriceDocuments(Struct, frozen=True):
         PriceError
             A document cannot be read, or a contract cannot be computed.
         """
-        rows = self.rows()
-        if (self.listed, self.declared) == package_documents():
-            return PriceBook(rows, tables()) if rows else default_book()
-        return PriceBook(rows, read_tables(self.listed, self.declared))
+        rows, read = self.rows(), self.tables()
+        return default_book() if not rows and read is tables() else PriceBook(rows, read)
 
 
 def _digest(*documents: bytes) -> str:
@@ -119,6 +131,14 @@ class PriceVersion(Struct, frozen=True, kw_only=True):
     """The list and its version, such as ``genai-prices 0.2.3``."""
     contract_count: int = 0
     note: str = ""
+
+
+def in_effect(versions: Sequence[PriceVersion], at_ms: int) -> PriceVersion:
+    """The version that prices a record that is appended then; of at least one."""
+    begun = [version for version in versions if version.takes_effect_ms <= at_ms]
+    if begun:
+        return max(begun, key=lambda version: (version.takes_effect_ms, version.version))
+    return min(versions, key=lambda version: version.version)
 
 
 class PriceLedger:

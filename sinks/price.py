@@ -7,6 +7,7 @@ first one's row, and the other finds it there when it reads back. Nothing is eve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,17 +17,19 @@ from gatewatch.price_ledger import LEAD_MS, VERSION_MOST, PriceDocuments, PriceV
 from gatewatch.price_row import PriceRow, price_rows
 from gatewatch.price_table import PriceError
 from sinks.clickhouse import Sink
-from sinks.schema import STORE
+from sinks.schema import STORE, VIEWS
 
 __all__ = [
     "AHEAD_MOST_MS",
     "IMPORT_MOST",
     "Made",
     "PriceRaceError",
+    "PriceUse",
     "fill_rows",
     "ledger_clock",
     "make_version",
     "price_table",
+    "price_uses",
     "read_version",
     "read_versions",
     "refresh",
@@ -282,6 +285,67 @@ def price_table(version: int, rows: Sequence[PriceRow]) -> pa.Table:
             "adjust_bp": column("adjust_bp", pa.int32()),
         }
     )
+
+
+class PriceUse(Struct, frozen=True):
+    """What was charged of one part of a price, of calls with one name of the model and context."""
+
+    price_id: str
+    """Without a contract's adjustment."""
+    model: str
+    """As the gateway sent it."""
+    context: int
+    """How many of the thresholds the calls' input tokens exceed."""
+    calls: int
+    part_calls: dict[str, int]
+    """Calls that the part was charged for, by part of the cost."""
+    part_usd: dict[str, Decimal]
+
+
+def price_uses(sink: Sink, days: int, thresholds: Sequence[int]) -> list[PriceUse]:
+    """What the stored calls of the last days were charged, for each price.
+
+    Parameters
+    ----------
+    thresholds
+        Input tokens, ascending: calls on either side of each are told apart.
+
+    Raises
+    ------
+    SinkError
+    """
+    rows = sink.rows(_USES, {"days": days, "thresholds": list(thresholds)})
+    return [
+        PriceUse(
+            price_id=str(price_id),
+            model=str(model),
+            context=int(context),
+            calls=int(calls),
+            part_calls={str(part): int(n) for part, n in part_calls.items()},
+            part_usd={str(part): Decimal(usd) for part, usd in part_usd.items()},
+        )
+        for price_id, model, context, calls, part_calls, part_usd in rows
+    ]
+
+
+_USES: Final = f"""\
+SELECT price, model, context, count() AS calls,
+    sumMap(mapApply((part, usd) -> (part, toUInt64(usd > 0)), spent)) AS part_calls,
+    sumMap(spent) AS part_usd
+FROM
+(
+    SELECT splitByChar('*', price_id)[1] AS price, model,
+        arrayCount(threshold -> ifNull(input_tokens, 0) > threshold, {{thresholds:Array(UInt64)}}) AS context,
+        mapUpdate(
+            map('input', ifNull(cost_input_usd, 0), 'cache_read', ifNull(cost_cache_read_usd, 0),
+                'cache_write', ifNull(cost_cache_write_usd, 0), 'output', ifNull(cost_output_usd, 0),
+                'reasoning', ifNull(cost_reasoning_usd, 0)),
+            cost_details_usd) AS spent
+    FROM {VIEWS}.calls
+    WHERE started_at >= now64(3) - toIntervalDay({{days:UInt32}})
+        AND cost_status IN ('priced', 'partial') AND price_id != ''
+)
+GROUP BY price, model, context"""
 
 
 def fill_rows(sink: Sink) -> list[int]:
