@@ -215,8 +215,8 @@ def import_(
     else:
         print(
             f"version {number} is stored: {_counted(changes)}. It takes effect at {begins} "
-            f"({LEAD_MS // 1000} s at least, for workers to learn of it): for events that Kafka receives from "
-            "then on. For what is stored already, see `gatewatch reprice`"
+            f"({LEAD_MS // 1000} s at least, for workers to learn of it), for events that Kafka receives "
+            "from then on. For what is stored already, see `gatewatch reprice`"
         )
 
 
@@ -444,7 +444,7 @@ def _warn_of_strangers(book: PriceBook, contract: Contract) -> None:
 def _of_model(
     book: PriceBook, rows: list[PriceRow], provider: str | None, model: str, at_ms: int
 ) -> list[PriceRow]:
-    """Rows of the model so named, of the one that calls by this name are priced by, or of all that have it."""
+    """Rows of the model so named, of the one that prices calls of this name, or of all that have it."""
     from gatewatch.price_book import Price
 
     wanted = model.strip().lower()
@@ -663,7 +663,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Columns as wide as they must be; those in which all rows are empty are left out."""
     if not rows:
         return
-    shown = [name for name in rows[0] if any(row[name] not in (None, "", 0) for row in rows)]
+    shown = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
     texts = [shown, *([_visible(row[name]) for name in shown] for row in rows)]
     wide = [max(len(line[column]) for line in texts) for column in range(len(shown))]
     for line in texts:
