@@ -150,7 +150,7 @@ def _named(what: str, make: Callable[[Mapping[str, Any]], T], value: Mapping[str
         return make(value)
     except PriceError as error:
         raise PriceError(f"{what}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, IndexError) as error:
+    except (LookupError, AttributeError, TypeError, ValueError, ArithmeticError, re.error) as error:
         raise PriceError(f"{what} is not as genai-prices publishes it ({error!r})") from error
 
 

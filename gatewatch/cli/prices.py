@@ -253,7 +253,7 @@ def check(
         share = Decimal(tolerance) / 100
     except InvalidOperation:
         _wrong_usage(f"--tolerance {tolerance!r} is no number of per cent")
-    if not 0 <= share <= 10:
+    if not share.is_finite() or not 0 <= share <= 10:
         _wrong_usage(f"--tolerance {tolerance!r} is not within 0 and 1000 per cent")
     at_ms = _now_ms() if at is None else _time_ms("--at", at)
     content = _read(file)

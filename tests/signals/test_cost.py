@@ -110,6 +110,7 @@ def calls(draw: st.DrawFn) -> Call:
         provider=provider,
         model=model,
         tenant=draw(st.sampled_from(["", "acme"])),
+        deployment=draw(st.sampled_from(["", "prod-chat", "own-gpus"])),
         service_tier=draw(st.sampled_from(["", "default", "batch", "flex", "priority", "odd"])),
         **draw(usages()),
     )
@@ -118,6 +119,17 @@ def calls(draw: st.DrawFn) -> Call:
 BOOKS = [
     default_book(),
     PriceBook([Contract(contract_id="acme", tenant="acme", provider="anthropic", adjust_bp=-1500)]),
+    PriceBook(
+        [
+            Contract(
+                contract_id="map", deployment="prod-chat", same_as_provider="openai", same_as_model="o3"
+            ),
+            Contract(contract_id="own", deployment="own-gpus", rates={"input": ["1", "200000", "2"]}),
+            Contract(contract_id="acme-own", deployment="own-gpus", tenant="acme", free=True),
+            Contract(contract_id="cut", provider="openai", adjust_bp=-333, valid_from_ms=T0_MS),
+            Contract(contract_id="markup", tenant="acme", adjust_bp=777),
+        ]
+    ),
 ]
 
 
@@ -132,6 +144,7 @@ def expected(event: Call, book: PriceBook) -> Cost | None:
             at_ms=event.started_at_ms,
             service_tier=event.service_tier,
             tenant=event.tenant,
+            deployment=event.deployment,
             book=book,
         )
     except UsageError:
