@@ -22,7 +22,7 @@ _IN_EFFECT: Final = f"""\
 FROM {STORE}.price_versions)"""
 
 _VERSIONS: Final = f"""\
-SELECT version, made_at, takes_effect_at, version = {_IN_EFFECT} AS is_in_effect,
+SELECT version, made_at, takes_effect_at, ifNull(version = {_IN_EFFECT}, 0) AS is_in_effect,
     source, contract_count, note, digest
 FROM ({_FIRST})"""
 

@@ -19,6 +19,7 @@ from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from signals.sketch import RELATIVE_ERROR
 from sinks.clickhouse import Sink
+from sinks.price import register_package
 from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
@@ -161,6 +162,7 @@ def filled(sink: Sink) -> Sink:
 TODAY: Final = datetime.fromtimestamp(MINUTE_MS / 1000, UTC).date()
 BEGUN: Final = datetime.fromtimestamp(MINUTE_MS / 1000, UTC)
 
+LISTED: Final = f"{default_book().source}, https://www.anthropic.com/pricing#api"
 UNKNOWN: Final = f"anthropic has no model 'claude' in {default_book().source}"
 
 ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
@@ -182,11 +184,22 @@ ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
         ("anthropic", "claude", "unpriced", UNKNOWN, 5),
         ("anthropic", "claude", "unpriced", "no usage came with the call", 1),
     ],
+    13: [
+        (component, Decimal(usd), "million tokens", above, None, "list", LISTED)
+        for component, usd, above in (
+            ("cache_read", "0.3", 0),
+            ("cache_read", "0.6", 200_000),
+            ("input", "3", 0),
+            ("input", "6", 200_000),
+        )
+    ],
 }
 
 
 @pytest.mark.parametrize("number", sorted(ANSWERS))
 def test_a_documented_query_answers_its_question(filled: Sink, number: int) -> None:
+    if "gatewatch.prices" in QUERIES[number]:
+        register_package(filled)
     found = [tuple(_comparable(value) for value in row) for row in filled.rows(QUERIES[number])]
     assert found == list(ANSWERS[number])
 
@@ -201,8 +214,8 @@ def test_the_documented_quantile_over_aggregates_is_right_within_the_sketch_erro
         assert row[-1] == pytest.approx(exact_ms, rel=RELATIVE_ERROR + 0.0005)  # and rounded to 1 ms
 
 
-def test_there_are_twelve_queries_and_each_reads_views_only() -> None:
-    assert sorted(QUERIES) == list(range(1, 13))
+def test_there_are_thirteen_queries_and_each_reads_views_only() -> None:
+    assert sorted(QUERIES) == list(range(1, 14))
     assert set(QUERIES) == {*ANSWERS, 2}
     names = {f"{VIEWS}.{view.name}" for view in ALL_VIEWS}
     for sql in QUERIES.values():
