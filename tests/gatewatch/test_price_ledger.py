@@ -134,8 +134,10 @@ def test_a_declared_row_of_a_model_that_the_list_lacks_is_left_out() -> None:
 def test_every_row_of_the_packages_own_declared_table_finds_its_model() -> None:
     table, declared = PACKAGE.tables()
     models = {provider.id: {model.id for model in provider.models} for provider in table.providers}
-    for entry in (*declared.row, *declared.model):
-        assert entry.model in models[entry.provider]
+    rows = [(entry.provider, entry.model) for entry in declared.row]
+    rows += [(entry.provider, entry.model) for entry in declared.model]
+    for provider, model in rows:
+        assert model in models[provider]
     for weekdays in declared.weekdays:
         assert weekdays.provider in models
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gatewatch.cli.prices import commands
 from gatewatch.events import Call, encode

@@ -88,7 +88,8 @@ def test_equal_rates_are_counted_and_others_named() -> None:
     assert (found.equal, found.different, found.unknown_models) == (1, 1, 1)
     (item,) = found.disagreements
     assert (item.price_id, item.component, item.service_tier) == ("openai/gpt-4o", "output", "standard")
-    assert (item.ours_pico_usd, item.theirs_pico_usd, item.change) == (10**7, 12 * 10**6, Decimal("0.2"))
+    assert (item.ours_pico_usd, item.theirs_pico_usd) == (10**7, Decimal(12 * 10**6))
+    assert item.change == Decimal("0.2")
     assert item.names == ("gpt-4o",)
 
 

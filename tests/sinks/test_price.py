@@ -129,6 +129,8 @@ def test_of_two_importers_at_once_one_makes_the_version_and_the_other_is_told(si
     with pytest.raises(ledger.PriceRaceError, match=r"version 2 of the prices \(mine\)"):
         ledger.make_version(sink, acme(900), note="theirs", based_on=seen)
     assert [version.note for version in ledger.read_versions(sink)] == ["", "mine"]
+    # Nor is there a row of theirs that is only not shown: the engine has kept the first one.
+    assert sink.rows(f"SELECT count() FROM {STORE}.price_versions") == [(2,)]
     assert ledger.read_version(sink, 2) == acme(500)
     assert sink.rows(f"SELECT adjust_bp FROM {STORE}.prices FINAL WHERE kind = 'contract'") == [(500,)]
     # An importer whose answer was lost tries again, and finds what it stored itself.
