@@ -19,7 +19,7 @@ import hashlib
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 
 import msgspec
@@ -97,7 +97,7 @@ class PriceDocuments(Struct, frozen=True):
         """
         if (self.listed, self.declared) == package_documents():
             return tables()
-        return read_tables(self.listed, self.declared)
+        return _tables_of(self.listed, self.declared)
 
     def book(self) -> PriceBook:
         """The price book that the documents make.
@@ -109,6 +109,10 @@ class PriceDocuments(Struct, frozen=True):
         """
         rows, read = self.rows(), self.tables()
         return default_book() if not rows and read is tables() else PriceBook(rows, read)
+
+
+# Most versions differ in their contracts only.
+_tables_of: Final = lru_cache(maxsize=2)(read_tables)
 
 
 def _digest(*documents: bytes) -> str:

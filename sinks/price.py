@@ -6,6 +6,7 @@ first one's row, and the other finds it there when it reads back. Nothing is eve
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Final
@@ -22,6 +23,7 @@ from sinks.schema import STORE, VIEWS
 __all__ = [
     "AHEAD_MOST_MS",
     "IMPORT_MOST",
+    "PAGE",
     "Made",
     "PriceRaceError",
     "PriceUse",
@@ -41,6 +43,8 @@ IMPORT_MOST: Final = 8000
 """Imports end here, so that releases with lists of their own still find numbers (up to VERSION_MOST)."""
 AHEAD_MOST_MS: Final = 7 * 86_400_000
 """A version takes effect this much after it is made, at most: until then no other one can."""
+
+PAGE: Final = 16
 
 _INSERT_S: Final = 20
 """The engine gives an insert up after this; the ledger reckons with what LEAD_MS leaves to TRUST_MS, 30 s."""
@@ -109,6 +113,8 @@ def ledger_clock(sink: Sink) -> tuple[int, int]:
 def refresh(known: int, sink: Sink) -> tuple[int, list[tuple[PriceVersion, PriceDocuments]]]:
     """What is above a known version, and the store's time up to which that is complete.
 
+    It is not complete where :data:`PAGE` versions come: their documents are not small, so there may be more.
+
     Raises
     ------
     SinkError
@@ -118,7 +124,7 @@ def refresh(known: int, sink: Sink) -> tuple[int, list[tuple[PriceVersion, Price
         return read_ms, []
     rows = sink.rows(
         f"SELECT {_HEAD}, list, declared, contracts FROM {STORE}.price_versions "
-        f"WHERE version > {{known:UInt32}} {_FIRST}",
+        f"WHERE version > {{known:UInt32}} {_FIRST} LIMIT {PAGE}",
         {"known": known},
     )
     return read_ms, [
@@ -358,6 +364,8 @@ def fill_rows(sink: Sink) -> list[int]:
     for (number,) in missing:
         documents = read_version(sink, int(number))
         if documents is not None:
-            store_prices(sink, int(number), price_rows(documents.book()))
-            filled.append(int(number))
+            # One that this release cannot read is its own release's business.
+            with contextlib.suppress(PriceError):
+                store_prices(sink, int(number), price_rows(documents.book()))
+                filled.append(int(number))
     return filled

@@ -35,7 +35,7 @@ from signals.decoder import prepare
 from signals.lane import Lane, LaneRows, Rules
 from sinks.clickhouse import Sink, SinkError
 from sinks.closing import checkpoints
-from sinks.price import fill_rows, refresh, register_package
+from sinks.price import PAGE, fill_rows, refresh, register_package
 from sinks.schema import STORE
 from streams.closer import Closers
 from streams.consumer import FETCH_BYTES, install
@@ -287,18 +287,21 @@ class Worker:
         WorkerError
             A version cannot be read by this release.
         """
-        work = partial(refresh, self.prices.newest)
-        read_ms, versions = await (self.writer.once(work) if once else self.writer.persistently(work))
-        try:
-            for version, documents in versions:
-                self.prices.add(version, documents)
-        except PriceError as error:
-            raise WorkerError(
-                f"{error}. A later release may have made it: start workers of that one, since no version "
-                "can be left out"
-            ) from error
-        if versions:
-            log.info("prices: version %s is known", self.prices.newest)
+        while True:
+            work = partial(refresh, self.prices.newest)
+            read_ms, versions = await (self.writer.once(work) if once else self.writer.persistently(work))
+            try:
+                for version, documents in versions:
+                    self.prices.add(version, documents)
+            except PriceError as error:
+                raise WorkerError(
+                    f"{error}. A later release may have made it: start workers of that one, since no version "
+                    "can be left out"
+                ) from error
+            if versions:
+                log.info("prices: version %s is known", self.prices.newest)
+            if len(versions) < PAGE:
+                break
         self._priced_until_ms = max(self._priced_until_ms, read_ms + TRUST_MS)
         self._prices_read_at_s = time.monotonic()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gatewatch.contract import Contract
@@ -32,6 +32,11 @@ def holds(row: PriceRow, at_ms: int, daily: str) -> bool:
     st.integers(day_ms("2024-01-01"), day_ms("2027-01-01")),
     st.sampled_from([0, 1, 127_999, 128_000, 128_001, 200_000, 200_001, 272_001, 10**7]),
 )
+# Fees of tools begin on days of their own; DeepSeek's times of day, on others than its prices.
+@example(("x-ai", "grok-4.5", "standard"), day_ms("2026-05-24") - 1, 1)
+@example(("x-ai", "grok-4.5", "standard"), day_ms("2026-05-24"), 1)
+@example(("deepseek", "deepseek-v4-flash", "standard"), day_ms("2026-09-10") + 7_200_000, 1)
+@example(("anthropic", "claude-sonnet-4-5", "batch"), day_ms("2026-10-14") - 1, 200_001)
 def test_a_row_is_what_calls_are_charged(key: tuple[str, str, str], at_ms: int, total: int) -> None:
     provider_id, model_id, tier = key
     provider = next(provider for provider in BOOK.providers if provider.id == provider_id)

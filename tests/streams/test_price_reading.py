@@ -15,6 +15,7 @@ from gatewatch.contract import Contract
 from gatewatch.contract_file import contracts_document
 from gatewatch.price_ledger import TRUST_MS, PriceDocuments, PriceVersion
 from signals.lane import Lane
+from sinks import price as sinks_price
 from sinks.clickhouse import Sink, SinkError
 from sinks.price import fill_rows, make_version, read_versions, register_package
 from sinks.row import blocks
@@ -57,6 +58,11 @@ def worker(tmp_path: Path, store: Store) -> Iterator[Worker]:
     worker = Worker(Settings(data_dir=tmp_path, chunk_records=CHUNK))
     worker.writer.close()
     worker.writer = Writer(lambda: cast(Sink, store))
+
+    async def unchanged() -> None:
+        """There is no Kafka here to ask whether the topic is still the same."""
+
+    worker._check_incarnation = unchanged  # type: ignore[method-assign]
     worker.partitions[0] = Partition(0, Lane(1, CHUNK, worker.rules, 0, worker.prices), lambda message: None)
     yield worker
     worker.writer.close()
@@ -197,6 +203,21 @@ def test_a_look_at_the_ledger_that_fails_is_counted_and_stops_nothing(
     metrics = {metric.name: metric.samples[0].value for metric in worker.health.collect() if metric.samples}
     assert metrics["gatewatch_price_read_errors"] == 3
     assert metrics["gatewatch_price_version"] == 1
+
+
+def test_a_long_ledger_is_read_page_by_page(
+    worker: Worker, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_package(sink)
+    for number in range(2, 8):
+        sink.command(
+            f"INSERT INTO {STORE}.price_versions SELECT * REPLACE ({number} AS version) "
+            f"FROM (SELECT * FROM {STORE}.price_versions WHERE version = 1)"
+        )
+    for module in (streams_worker, sinks_price):
+        monkeypatch.setattr(module, "PAGE", 3)
+    asyncio.run(worker.read_prices())
+    assert [version.version for version in worker.prices.versions] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_version_that_this_release_cannot_read_ends_the_worker(
