@@ -45,6 +45,7 @@ AHEAD_MOST_MS: Final = 7 * 86_400_000
 """A version takes effect this much after it is made, at most: until then no other one can."""
 
 PAGE: Final = 16
+"""So many versions are read at a time, with their documents."""
 
 _INSERT_S: Final = 20
 """The engine gives an insert up after this; the ledger reckons with what LEAD_MS leaves to TRUST_MS, 30 s."""

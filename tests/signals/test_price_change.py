@@ -85,7 +85,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(EVENTS, st.sets(st.integers(0, 8)))
 def test_each_event_has_the_price_of_its_records_time(
     drawn: list[tuple[int, list[tuple[str, str]]]], flush_after: set[int]
