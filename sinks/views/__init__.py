@@ -11,7 +11,18 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import budget, call, chargeback, driver, gap, infrastructure, measure, pipeline, saving
+from sinks.views import (
+    budget,
+    call,
+    chargeback,
+    driver,
+    gap,
+    infrastructure,
+    measure,
+    pipeline,
+    price,
+    saving,
+)
 
 __all__ = ["ALL_VIEWS"]
 
@@ -25,4 +36,5 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *infrastructure.VIEWS,
     *saving.VIEWS,
     *budget.VIEWS,
+    *price.VIEWS,
 )
