@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
-from gatewatch.cli.row import Format, Output, nano_text, print_rows, progress
+from gatewatch.cli.row import Format, Output, iso_text, nano_text, print_rows, progress
 
 _NAME: Final = "savings"
 
@@ -84,12 +84,10 @@ def command(
 
 
 def _proof(row: dict[str, Any]) -> dict[str, Any]:
-    from datetime import UTC, datetime
-
-    at = datetime.fromtimestamp(row.pop("started_ms") / 1000, UTC).isoformat(timespec="milliseconds")
+    at = iso_text(int(row.pop("started_ms")))
     paid, saved = row.pop("paid_nano_usd"), row.pop("could_save_nano_usd")
     return {
-        "started_at": at.replace("+00:00", "Z"),
+        "started_at": at,
         **row,
         "paid_usd": None if paid is None else nano_text(paid),
         "could_save_usd": None if saved is None else nano_text(saved),
