@@ -41,7 +41,7 @@ def command(
 
     Kinds: failed and abandoned calls that were paid; retried, attempts that had to be repeated; uncached,
     prompts whose beginning repeats within five minutes and is not read from the cache; batch, calls at the
-    standard tier that nobody waits for; idle, GPUs of one's own. docs/cost.md has the assumptions.
+    standard tier that nobody waits for; idle, GPUs of one's own. docs/spend.md has the assumptions.
 
     Example: gatewatch savings --from 2026-11-01 --to 2026-12-01 --kind uncached --calls
     """

@@ -275,7 +275,7 @@ def test_a_dry_run_needs_no_store(monkeypatch: pytest.MonkeyPatch, contracts: st
         (["import", "-", "--kind", "genai-prices"], b"contract = []", "it is no JSON"),
         (["import", "-", "--kind", "contracts"], b"[]", "standard input: it is neither TOML nor"),
         (["import", "-", "--note", "a\nb"], b"contract = []", "control character"),
-        (["import", "-", "--takes-effect", "soon"], b"contract = []", "--takes-effect 'soon' is no day"),
+        (["import", "-", "--takes-effect", "soon"], b"contract = []", "--takes-effect 'soon' is no time"),
         (
             ["import", "-", "--takes-effect", "2020-01-01"],
             b'{"contract_id": "a", "free": true}',

@@ -1,4 +1,4 @@
-"""docs/cost.md: its console sessions answer what the page says, on the events that stand above them."""
+"""docs/spend.md: its Python runs, and its sessions answer what the page says, on the events above them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from sinks.migration import migrate
 from sinks.schema import STORE, TABLES
 from streams.process import end
 from tests.sinks.conftest import RunningEngine, start_engine
-from tests.sinks.test_infrastructure import store
+from tests.stored import store
 
-PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "cost.md").read_text("utf-8")
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "spend.md").read_text("utf-8")
+CODE: Final = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 SECTIONS: Final = {
     text.partition("\n")[0]: text
     for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)
@@ -66,4 +67,9 @@ def test_a_session_on_the_page_answers_what_the_page_says(running: RunningEngine
 
 
 def test_both_sections_have_a_session() -> None:
-    assert list(SECTIONS) == ["Self-hosted models", "Savings"]
+    assert list(SECTIONS) == ["Savings", "Self-hosted models"]
+
+
+def test_python_on_the_page_runs() -> None:
+    assert len(CODE) == 1
+    exec(compile(CODE[0], "docs/spend.md", "exec"), {})
