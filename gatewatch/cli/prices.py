@@ -91,21 +91,21 @@ def list_(
             return
         book = ledger.book(version)
         rows = price_rows(book)
-    if provider is not None:
-        known = book.provider_id(provider) or provider.lower()
-        rows = [row for row in rows if row.provider in (known, provider)]
-    if model is not None:
-        rows = _of_model(book, rows, provider, model, at_ms)
-    if not history:
-        rows = [
-            row
-            for row in rows
-            if (row.valid_from_ms is None or row.valid_from_ms <= at_ms)
-            and (row.valid_to_ms is None or at_ms < row.valid_to_ms)
-        ]
-    if not rows:
-        fail(_NAME, f"no rate is listed for that{_nearest(book, provider, model)}")
-    _print(output, [_rate_row(row) for row in rows])
+        if provider is not None:
+            known = book.provider_id(provider) or provider.lower()
+            rows = [row for row in rows if row.provider in (known, provider)]
+        if model is not None:
+            rows = _of_model(book, rows, provider, model, at_ms)
+        if not history:
+            rows = [
+                row
+                for row in rows
+                if (row.valid_from_ms is None or row.valid_from_ms <= at_ms)
+                and (row.valid_to_ms is None or at_ms < row.valid_to_ms)
+            ]
+        if not rows:
+            fail(_NAME, f"no rate is listed for that{_nearest(book, provider, model)}")
+        _print(output, [_rate_row(row) for row in rows])
 
 
 @commands.command()
@@ -126,8 +126,8 @@ def diff(
         after = after or newest
         before = before or max(1, after - 1)
         rows = _changes(ledger.book(before), ledger.book(after))
-    _print(output, rows)
-    say(_NAME, _counted(rows) + f" from version {before} to version {after}")
+        _print(output, rows)
+        say(_NAME, _counted(rows) + f" from version {before} to version {after}")
 
 
 @commands.command("import")

@@ -148,7 +148,7 @@ def print_rows(rows: Sequence[dict[str, Any]], as_json: bool, nothing: str) -> N
 
 def _is_number(value: Any) -> bool:
     """Whether it is a number, or an exact one as text, or unknown."""
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, int | float | Decimal):
         return True
     return isinstance(value, str) and _NUMERIC.fullmatch(value) is not None
 
