@@ -1,0 +1,334 @@
+"""Costs computed again from what is stored of a call: which of them changed, and how that is kept.
+
+What a lane stored of a cost (:mod:`signals.cost`) is never touched: it is what was reported at the time. A
+cost that was computed again stands beside it in one column, ``repriced``, which is empty for calls that
+never were (an empty text costs nothing to insert or merge, docs/decisions/repriced-costs.md). It holds, as
+unsigned numbers of eight bytes, the largest byte first::
+
+    rank of the usage | version of the prices | when the call was read, ms | nano-USD by column of costs
+
+and then the text ``<status><price id>\\0<reason>\\0<details>``. Texts merge by the largest, byte by byte, so
+the parts of one computation stay together, and that by the better usage, then the newer prices, then of
+what was read later, wins. The same order decides between it and the lane's cost (:func:`counted`): what a
+late event says of the usage counts before a new price that was put on an estimate.
+
+A stored call is its events merged, and each event was priced by itself. So what only events without an end
+have said, and what a worse source of usage has said, is left out before a call is priced again: with the
+same prices it costs what it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from gatewatch.price_book import PriceBook
+from gatewatch.pricing import FIELDS
+from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
+
+__all__ = ["HEAD_BYTES", "READ", "Costs", "Repriced", "as_counted", "counted", "reported", "reprice"]
+
+_TOKENS: Final = tuple(column.name for column in CALL_COLUMNS if column.encoding == "tokens")
+READ: Final = (
+    *("started_at", "call_id", "last_at", "provider", "model", "service_tier", "deployment", "tenant"),
+    *("gateway_cache_hit", "tool_requests", "reported_cost_nano_usd", "parts"),
+    *_TOKENS,
+    *COLUMNS,
+    *("price", "cost_details", "cost_minute", "repriced"),
+)
+"""Columns of ``calls`` that are read; times as milliseconds."""
+NUMBER_BYTES: Final = 8
+NUMBERS: Final = ("rank", "version", "read_ms", *COLUMNS)
+"""The numbers at the beginning of ``repriced``."""
+HEAD_BYTES: Final = NUMBER_BYTES * len(NUMBERS)
+
+_AMOUNT: Final = (1 << AMOUNT_BITS) - 1
+_RANK: Final = 3
+_RANK_BITS: Final = 2
+_MINUTE_MS: Final = 60_000
+_WITH_COST: Final = frozenset(str(i + 1) for i, status in enumerate(STATUSES) if status != "unpriced")
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+assert set(FIELDS).intersection(column.name for column in CALL_COLUMNS) <= set(_TOKENS)
+
+
+class Costs(Struct, frozen=True):
+    """Costs of many calls; arrays have shape (n,)."""
+
+    rank: Ints
+    version: Ints
+    """0 where there is no cost."""
+    read_ms: Ints
+    """0 where a lane computed it."""
+    amounts: Ints
+    """Nano-USD, shape (columns, n)."""
+    text: Ints
+    """Index into ``texts``."""
+    texts: list[str]
+    """``<status><price id>\\0<reason>\\0<details>``; the first is empty."""
+
+    def total(self) -> Ints:
+        """Nano-USD of each; zero where a cost is not known."""
+        return np.where(self.known(), self.amounts.sum(axis=0), 0)
+
+    def known(self) -> Bools:
+        """Whether it is known what a call cost."""
+        return self._each(lambda text: text[:1] in _WITH_COST)
+
+    def unpriced(self) -> Bools:
+        """Whether a call has ended and it is not known what it cost."""
+        return self._each(lambda text: bool(text)) & ~self.known()
+
+    def head(self) -> Ints:
+        """What decides between two costs, before when they were computed."""
+        return self.rank << 13 | self.version
+
+    def _each(self, holds: Callable[[str], bool]) -> Bools:
+        of_text: Bools = np.array([holds(text) for text in self.texts], dtype=np.bool_)
+        return of_text[self.text]
+
+
+class Repriced(Struct, frozen=True):
+    """What computing the costs of stored calls again gave."""
+
+    before: Costs
+    """What counted until now."""
+    after: Costs
+    """What counts from now on."""
+    changed: Bools
+    """Calls that cost something else now, or for another reason."""
+    newer: Bools
+    """Calls that would, but count by prices of a later version."""
+    rows: pa.Table
+    """What is to be inserted into ``calls`` for those that changed."""
+
+
+def reprice(table: pa.Table, book: PriceBook, version: int, read_ms: int) -> Repriced:
+    """Compute the costs of stored calls again.
+
+    Parameters
+    ----------
+    table
+        :data:`READ` of merged calls.
+    version
+        Of the prices; the calls whose cost is the same keep the version that they have.
+    read_ms
+        When the calls were read, by the store's clock: of two computations at the same version, what was
+        read later knows more of a call.
+    """
+    texts = _Texts()
+    lane = _reported(table, texts)
+    again = _repriced(table, texts)
+    before = _better(again, lane)
+    made = costs(_as_it_ended(table, lane), book, version)
+    now = _stored(made, texts, read_ms)
+    differs = (now.version > 0) & (
+        (now.amounts != before.amounts).any(axis=0) | (texts.same(now.text) != texts.same(before.text))
+    )
+    head = now.head()
+    # What cannot win when it is merged is not written: a lane or another run knew later prices.
+    wins = (head >= lane.head()) & (
+        (head > again.head()) | ((head == again.head()) & (now.read_ms > again.read_ms))
+    )
+    changed = differs & wins
+    return Repriced(
+        before=before,
+        after=_where(changed, now, before),
+        changed=changed,
+        newer=differs & ~wins,
+        rows=_rows(table, now, np.flatnonzero(changed)),
+    )
+
+
+def reported(table: pa.Table) -> Costs:
+    """What lanes have stored of costs."""
+    return _reported(table, _Texts())
+
+
+def counted(table: pa.Table) -> Costs:
+    """What counts of the costs that are stored."""
+    texts = _Texts()
+    return _better(_repriced(table, texts), _reported(table, texts))
+
+
+def as_counted(table: pa.Table, found: Costs) -> pa.Table:
+    """Stored calls as the events that their costs came from, with these costs, in a lane's encoding.
+
+    What is measured of a cost is measured of the event that it comes from: at its minute, by its usage.
+    """
+    lane = reported(table)
+    table = _as_it_ended(table, lane)
+    head = (found.version << _RANK_BITS | found.rank) << AMOUNT_BITS
+    for column, amounts in zip(COLUMNS, found.amounts, strict=True):
+        table = _set(table, column, pa.array(head + amounts))
+    price: list[str] = []
+    details: list[str] = []
+    heads, place = np.unique(head >> AMOUNT_BITS, return_inverse=True)
+    key, code = np.unique(place * len(found.texts) + found.text, return_inverse=True)
+    for combined in key.tolist():
+        number, text = int(heads[combined // len(found.texts)]), found.texts[combined % len(found.texts)]
+        digits = f"{number >> _RANK_BITS:04x}{number & _RANK:x}" if text else ""
+        said, _, rare = text.rpartition("\0")
+        price.append(digits + said)
+        details.append(digits + rare if rare else "")
+    codes = pa.array(code.astype(np.int32))
+    table = _set(table, "price", pa.array(price, pa.string()).take(codes))
+    return _set(table, "cost_details", pa.array(details, pa.string()).take(codes))
+
+
+# -- what a call is priced by --------------------------------------------------------------------
+
+
+def _as_it_ended(table: pa.Table, lane: Costs) -> pa.Table:
+    """Merged calls with the usage of the event that ended each, as far as one can tell."""
+    rank = np.maximum(_ints(table, "input_tokens"), _ints(table, "output_tokens")) >> RANK_SHIFT
+    # What a stream has brought so far is no usage, unless the event that ended it said so itself.
+    running = (rank == RANK_PROGRESS) & ~((lane.version > 0) & (lane.rank == RANK_PROGRESS))
+    least = np.where(running, RANK_ESTIMATED, rank)
+    for name in _TOKENS:
+        column = _ints(table, name)
+        worse = (column >> RANK_SHIFT) < least
+        if (worse & (column != 0)).any():
+            table = _set(table, name, pa.array(np.where(worse, 0, column)))
+    minute = _ints(table, "cost_minute")
+    at = np.where(minute > 0, minute * _MINUTE_MS, _ints(table, "last_at"))
+    return _set(table, "last_at", pa.array(at))
+
+
+# -- how costs are stored ------------------------------------------------------------------------
+
+
+class _Texts:
+    """Texts of costs by number, and which of them say the same but for the reason."""
+
+    def __init__(self) -> None:
+        self.all = [""]
+        self._numbers = {"": 0}
+        self._same = [0]
+        self._sames = {("", ""): 0}
+
+    def number(self, text: str) -> int:
+        found = self._numbers.get(text)
+        if found is None:
+            found = self._numbers[text] = len(self.all)
+            self.all.append(text)
+            price, _, rest = text.partition("\0")
+            # A reason names the price list's version: another wording is no other cost.
+            self._same.append(self._sames.setdefault((price, rest.rpartition("\0")[2]), len(self._sames)))
+        return found
+
+    def same(self, numbers: Ints) -> Ints:
+        """A number for each that is the same where two texts differ in the reason only."""
+        of_text: Ints = np.array(self._same, dtype=np.int64)
+        return of_text[numbers]
+
+
+def _stored(columns: dict[str, pa.Array], texts: _Texts, read_ms: int) -> Costs:
+    """Costs as :mod:`signals.cost` encodes them."""
+    first = columns[next(iter(COLUMNS))].to_numpy().astype(np.int64)
+    price = columns["price"]
+    if not isinstance(price, pa.DictionaryArray):
+        price = price.dictionary_encode()
+    head = first >> AMOUNT_BITS
+    said = price.dictionary.to_pylist()
+    codes = price.indices.to_numpy().astype(np.int64)
+    number = np.array([texts.number(text[HEAD_DIGITS:] + "\0" if text else "") for text in said], np.int64)
+    text = number[codes] if len(said) else np.zeros(len(first), dtype=np.int64)
+    details = columns.get("cost_details")
+    if details is not None:
+        for row in np.flatnonzero(pc.binary_length(details).to_numpy(zero_copy_only=False)).tolist():
+            rare, of = details[row].as_py(), said[codes[row]]
+            # Those of a computation that has been replaced may still stand there.
+            if rare[:HEAD_DIGITS] == of[:HEAD_DIGITS]:
+                text[row] = texts.number(f"{of[HEAD_DIGITS:]}\0{rare[HEAD_DIGITS:]}")
+    return Costs(
+        rank=head & _RANK,
+        version=head >> _RANK_BITS,
+        read_ms=np.full(len(first), read_ms, dtype=np.int64),
+        amounts=np.array([columns[name].to_numpy().astype(np.int64) & _AMOUNT for name in COLUMNS]),
+        text=text,
+        texts=texts.all,
+    )
+
+
+def _reported(table: pa.Table, texts: _Texts) -> Costs:
+    names = (*COLUMNS, "price", "cost_details")
+    return _stored({name: _whole(table[name]) for name in names}, texts, 0)
+
+
+def _repriced(table: pa.Table, texts: _Texts) -> Costs:
+    """Costs as ``repriced`` holds them; all zeros where it is empty."""
+    column = _whole(table["repriced"]).cast(pa.binary())
+    rows = np.flatnonzero(pc.binary_length(column).to_numpy(zero_copy_only=False))
+    numbers = np.zeros((len(NUMBERS), table.num_rows), dtype=np.int64)
+    text = np.zeros(table.num_rows, dtype=np.int64)
+    if len(rows):
+        found = column.take(pa.array(rows))
+        head = b"".join(pc.binary_slice(found, 0, HEAD_BYTES).to_pylist())
+        numbers[:, rows] = np.frombuffer(head, dtype=">u8").reshape(len(rows), -1).T.astype(np.int64)
+        said = pc.binary_slice(found, HEAD_BYTES).dictionary_encode()
+        number = np.array([texts.number(text.decode()) for text in said.dictionary.to_pylist()], np.int64)
+        text[rows] = number[said.indices.to_numpy()]
+    rank, version, read_ms = numbers[:3]
+    return Costs(rank, version, read_ms, numbers[3:], text, texts.all)
+
+
+def _rows(table: pa.Table, costs: Costs, rows: NDArray[np.intp]) -> pa.Table:
+    """What is inserted: keys, and everything else empty, which is what merges with anything."""
+    keep = pa.array(rows)
+    numbers = np.empty((len(rows), len(NUMBERS)), dtype=">u8")
+    for place, column in enumerate((costs.rank, costs.version, costs.read_ms, *costs.amounts)):
+        numbers[:, place] = column[rows]
+    head = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(HEAD_BYTES), len(rows), [None, pa.py_buffer(numbers.tobytes())]
+    )
+    used, code = np.unique(costs.text[rows], return_inverse=True)
+    said = pa.array([costs.texts[number].encode() for number in used.tolist()], pa.binary())
+    repriced = pc.binary_join_element_wise(
+        head.cast(pa.binary()), said.take(pa.array(code)), pa.scalar(b"", pa.binary())
+    )
+    return pa.table(
+        {
+            "started_at": _whole(table["started_at"]).take(keep).cast(pa.timestamp("ms", "UTC")),
+            "call_id": _whole(table["call_id"]).take(keep),
+            "repriced": repriced,
+        }
+    )
+
+
+def _better(again: Costs, lane: Costs) -> Costs:
+    """What counts: the cost that was computed again, unless the lane knew better usage or newer prices."""
+    return _where((again.version > 0) & (again.head() >= lane.head()), again, lane)
+
+
+def _where(mask: Bools, one: Costs, other: Costs) -> Costs:
+    return Costs(
+        rank=np.where(mask, one.rank, other.rank),
+        version=np.where(mask, one.version, other.version),
+        read_ms=np.where(mask, one.read_ms, other.read_ms),
+        amounts=np.where(mask, one.amounts, other.amounts),
+        text=np.where(mask, one.text, other.text),
+        texts=one.texts,
+    )
+
+
+def _whole(column: Any) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _ints(table: pa.Table, name: str) -> Ints:
+    numbers: Ints = table[name].to_numpy().astype(np.int64)
+    return numbers
+
+
+def _set(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, column)
