@@ -8,6 +8,7 @@ no clock. They are inserted early for freshness and replaced as a whole by their
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +17,7 @@ import pyarrow as pa
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from signals import performance, pipeline
+from signals import performance, pipeline, spend
 from signals.sequence import SequenceTracker
 from signals.signal import CUTS, DIMENSIONS, OTHER, SERIES_BITS, SERIES_LIMIT_MOST, Cut, Signal
 from signals.sketch import bucket_of
@@ -32,8 +33,8 @@ __all__ = [
     "series_name",
 ]
 
-FAMILIES: Final = ("performance", "pipeline")
-SIGNALS: Final = {signal.name: signal for signal in (*performance.SIGNALS, *pipeline.SIGNALS)}
+FAMILIES: Final = ("performance", "cost", "pipeline")
+SIGNALS: Final = {signal.name: signal for signal in (*performance.SIGNALS, *spend.SIGNALS, *pipeline.SIGNALS)}
 WINDOW_S: Final = 60
 """Length of the windows in event time. One length for all signals: a window closes as a whole."""
 
@@ -180,33 +181,33 @@ class Chunk:
                 keep = ~measured.duplicate[position]
                 table = table.filter(pa.array(keep))
             if table.num_rows:
-                self._add_performance(table)
+                self.add_calls(table)
 
-    # -- performance ---------------------------------------------------------------------------
+    # -- calls: what they did and what they cost -----------------------------------------------
 
-    def _add_performance(self, table: pa.Table) -> None:
+    def add_calls(self, table: pa.Table) -> None:
+        """Add call events (:mod:`signals.column`) and what they cost (:mod:`signals.cost`)."""
         at_ms = table["last_at"].to_numpy()
         combination, series, window = self._combine(
             [_coded(table, name) for name in DIMENSIONS], at_ms // 1000 // WINDOW_S
         )
         size = len(window)
-        for signal in performance.SIGNALS:
+        for signal, (label, rows, values) in chain(performance.select(table), spend.select(table)):
+            if not len(rows):
+                continue
             cuts = [i for i, cut in enumerate(CUTS) if cut.name in signal.cuts]
-            for label, rows, values in performance.select(signal, table):
-                if not len(rows):
-                    continue
-                here = combination[rows]
-                n = np.bincount(here, minlength=size)
-                total = np.zeros(size, dtype=np.int64)
-                if values is not None:
-                    np.add.at(total, here, values)
-                hit = np.flatnonzero(n)
-                base = self._label(signal, label) << (SERIES_BITS + _WINDOW_BITS)
-                keys = base | (series[hit][:, cuts] << _WINDOW_BITS) | window[hit][:, None]
-                repeated = np.repeat(np.vstack([n[hit], total[hit]]), len(cuts), axis=1)
-                self._tallies["performance"].add(keys.ravel(), repeated)
-                if signal.stat == "sketch" and values is not None:
-                    self._add_buckets(base, here, values, series[:, cuts], window)
+            here = combination[rows]
+            n = np.bincount(here, minlength=size)
+            total = np.zeros(size, dtype=np.int64)
+            if values is not None:
+                np.add.at(total, here, values)
+            hit = np.flatnonzero(n)
+            base = self._label(signal, label) << (SERIES_BITS + _WINDOW_BITS)
+            keys = base | (series[hit][:, cuts] << _WINDOW_BITS) | window[hit][:, None]
+            repeated = np.repeat(np.vstack([n[hit], total[hit]]), len(cuts), axis=1)
+            self._tallies[signal.family].add(keys.ravel(), repeated)
+            if signal.stat == "sketch" and values is not None:
+                self._add_buckets(base, here, values, series[:, cuts], window)
 
     def _add_buckets(
         self, base: int, combination: Ints, values: Ints, series: NDArray[np.int64], window: Ints

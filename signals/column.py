@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
 from signals.decoder import KIND_NAMES, OPTIONS, Numbers, Piece
 
-__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding"]
+__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding", "numbers"]
 
 Encoding: TypeAlias = Literal["text", "maybe", "micros", "tokens", "flag", "json", "nano", "time", "hashes"]
 
@@ -109,6 +109,14 @@ _TOKEN: Final = KIND_NAMES.index("token")
 _RANKS: Final = {"provider": RANK_PROVIDER, "estimated": RANK_ESTIMATED, "missing": RANK_PROGRESS}
 _SOURCE_RANKS: Final = np.array([_RANKS[source] for source in OPTIONS["usage_source"]])
 _SCALES: Final[dict[Encoding, float]] = {"micros": 1e3, "nano": 1e9}
+
+
+def numbers(table: pa.Table, column: str) -> NDArray[np.int64]:
+    """A column of numbers as they are stored, all unknown where no event speaks of it; shape (n,)."""
+    if column not in table.column_names:
+        return np.zeros(table.num_rows, dtype=np.int64)
+    found: NDArray[np.int64] = table[column].to_numpy()
+    return found
 
 
 class _Slice(Struct, frozen=True):

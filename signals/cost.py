@@ -23,7 +23,7 @@ from, since 1970: aggregates count the cost in it, and a correction must find it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -37,9 +37,9 @@ from gatewatch.money import PICO_PER_NANO, nano_parts
 from gatewatch.price_book import Price, PriceBook, Unpriced
 from gatewatch.pricing import FIELDS, TOOL_SUMS, UNKNOWN_CACHED_AUDIO, Evaluation, evaluate
 from gatewatch.usage import WHOLES
-from signals.column import CALL_KINDS, RANK_SHIFT
+from signals.column import CALL_KINDS, RANK_SHIFT, numbers
 
-__all__ = ["AMOUNT_BITS", "COLUMNS", "HEAD_DIGITS", "STATUSES", "costs"]
+__all__ = ["AMOUNT_BITS", "COLUMNS", "CONTRADICTION", "HEAD_DIGITS", "STATUSES", "costs", "statuses"]
 
 STATUSES: Final = ("unpriced", "provider_reported", "partial", "free", "priced")
 """Index + 1 is what is stored: of two costs by the same usage, the better status wins."""
@@ -73,7 +73,7 @@ _DAY_MS: Final = 86_400_000
 _MINUTE_MS: Final = 60_000
 _NO_USAGE: Final = "no usage came with the call"
 _CACHE_HIT: Final = "answered by the gateway's own cache"
-_CONTRADICTION: Final = "the counts contradict each other, or make more than any call can cost"
+CONTRADICTION: Final = "the counts contradict each other, or make more than any call can cost"
 _ABSURD: Final = "the reported cost is more than any call can cost"
 
 Ints = NDArray[np.int64]
@@ -92,8 +92,8 @@ def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Ar
     """
     n = table.num_rows
     parts = table["parts"].to_numpy()
-    hits = _numbers(table, "gateway_cache_hit") == 2
-    counts = {field: _numbers(table, field) for field in FIELDS if field in table.column_names}
+    hits = numbers(table, "gateway_cache_hit") == 2
+    counts = {field: numbers(table, field) for field in FIELDS if field in table.column_names}
     requests = table["tool_requests"].to_pylist() if "tool_requests" in table.column_names else None
     known = np.zeros(n, dtype=np.bool_)
     for column in counts.values():
@@ -101,8 +101,8 @@ def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Ar
     if requests is not None:
         known |= np.array([bool(json) for json in requests])
     ended = (parts & _ENDED) != 0
-    rank = np.maximum(_numbers(table, "input_tokens"), _numbers(table, "output_tokens")) >> RANK_SHIFT
-    reported = _numbers(table, "reported_cost_nano_usd")
+    rank = np.maximum(numbers(table, "input_tokens"), numbers(table, "output_tokens")) >> RANK_SHIFT
+    reported = numbers(table, "reported_cost_nano_usd")
     found = _Found(n, version)
     found.add(np.flatnonzero(ended & hits), rank, _FREE, {}, "", _CACHE_HIT)
     _unpriced(found, np.flatnonzero(ended & ~hits & ~known), rank, reported, "", _NO_USAGE)
@@ -124,6 +124,12 @@ def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Ar
         _price_rows(found, rows, rank, reported, price, said, fields, unknown_tools)
     minute = np.where(found.rows(), _numbers(table, "last_at") // _MINUTE_MS, 0)
     return found.columns() | {"cost_minute": pa.array(minute.astype(np.uint32))}
+
+
+def statuses(prices: Sequence[str]) -> tuple[list[int], list[str]]:
+    """What distinct values of ``price`` say: the status, as it is stored, 0 for none, and the reason."""
+    status = [int(text[HEAD_DIGITS]) if text else 0 for text in prices]
+    return status, [text.partition("\0")[2] for text in prices]
 
 
 def _price_rows(
@@ -154,7 +160,7 @@ def _price_rows(
     unsure = "it is not known which of the cached tokens are audio or images; the least is assumed"
     reasons.append((unsure, np.broadcast_to(result.unsure, len(rows))))
     reasons = [(text, mask) for text, mask in reasons if mask.any()]
-    _unpriced(found, rows[refused], rank, reported, price.price_id, _CONTRADICTION)
+    _unpriced(found, rows[refused], rank, reported, price.price_id, CONTRADICTION)
     counted = zero != 0
     for count in result.counts:
         counted = counted | (count != 0)
@@ -223,7 +229,7 @@ def _priced_alike(table: pa.Table, rows: Rows, book: PriceBook) -> Iterator[tupl
     if not len(rows):
         return
     every = len(rows) == table.num_rows
-    started = _numbers(table, "started_at")[rows]
+    started = numbers(table, "started_at")[rows]
     day = started // _DAY_MS
     daily = book.daily_changes_ms
     segment = np.searchsorted(np.array(book.changes_ms, dtype=np.int64), started, "right") * (len(daily) + 1)
@@ -267,13 +273,6 @@ def _tools(requests: list[str]) -> dict[str, Ints]:
             if asked:
                 found.setdefault(tool, np.zeros(len(requests), dtype=np.int64))[row] = asked
     return found
-
-
-def _numbers(table: pa.Table, column: str) -> Ints:
-    if column not in table.column_names:
-        return np.zeros(table.num_rows, dtype=np.int64)
-    numbers: Ints = table[column].to_numpy()
-    return numbers
 
 
 class _Found:

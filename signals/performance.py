@@ -7,21 +7,17 @@ the parts of a call, as long as it sends each number once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from gatewatch.events import Call, Response
 from signals.column import CALL_KINDS, RANK_ESTIMATED, RANK_SHIFT
-from signals.signal import Signal
+from signals.signal import Selected, Signal
 
-__all__ = ["SIGNALS", "Selected", "select"]
-
-Selected: TypeAlias = tuple[str, NDArray[np.int64], NDArray[np.int64] | None]
-"""A label, the rows that count for it, and their values where the signal has values."""
+__all__ = ["SIGNALS", "select"]
 
 _CALLS = Signal(
     name="performance_calls_count",
@@ -94,9 +90,11 @@ SIGNALS: Final = (
 )
 
 
-def select(signal: Signal, table: pa.Table) -> Iterator[Selected]:
-    """What a signal takes from call events, encoded as :mod:`signals.column` says."""
-    return _SELECT[signal.name](table)
+def select(table: pa.Table) -> Iterator[tuple[Signal, Selected]]:
+    """What the signals take from call events, encoded as :mod:`signals.column` says."""
+    for signal in SIGNALS:
+        for selected in _SELECT[signal.name](table):
+            yield signal, selected
 
 
 def _ended(table: pa.Table) -> Iterator[Selected]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
+import numpy as np
 from msgspec import Struct
+from numpy.typing import NDArray
 
-__all__ = ["CUTS", "DIMENSIONS", "OTHER", "Cut", "Family", "Signal", "Stat"]
+__all__ = ["CUTS", "DIMENSIONS", "OTHER", "Cut", "Family", "Selected", "Signal", "Stat"]
 
-Family: TypeAlias = Literal["performance", "pipeline"]
+Family: TypeAlias = Literal["performance", "cost", "pipeline"]
 Stat: TypeAlias = Literal["count", "sum", "sketch"]
+Selected: TypeAlias = tuple[str, NDArray[np.int64], NDArray[np.int64] | None]
+"""What a signal takes from a batch: a label, the rows that count for it, and their values, if it has any."""
 
 DIMENSIONS: Final = ("gateway", "provider", "model", "deployment", "operation", "tenant", "team")
 
@@ -62,7 +66,7 @@ class Signal(Struct, frozen=True, kw_only=True):
     family: Family
     stat: Stat
     unit: str
-    """Unit of the stored sum: ``calls``, ``tokens``, ``us``."""
+    """Unit of the stored sum: ``calls``, ``tokens``, ``us``, ``nano_usd``."""
     label: str = ""
     """What the label of each row says, where the signal has one: ``error_class``, ``stream_end``, ..."""
     cuts: tuple[str, ...] = tuple(cut.name for cut in CUTS)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from gatewatch.events import Call, CallEvent, Token
-from signals.chunk import SIGNALS, Chunk, Measured, series_name
+from signals.chunk import FAMILIES, SIGNALS, Chunk, Measured, series_name
 from signals.column import CallBatch
 from signals.signal import CUTS
 from signals.sketch import bucket_of
@@ -187,7 +187,7 @@ def test_sketches_stand_beside_their_series_and_add_up_to_n() -> None:
 def test_rows_are_ordered_by_signal_label_series_and_window() -> None:
     chunk = Chunk(10)
     add(chunk, *[call(61_000 * (i % 3), model=f"m{9 - i}", error_class="other") for i in range(9)])
-    for family in ("performance", "pipeline"):
+    for family in FAMILIES:
         keys = list(measured(chunk, family))
         assert keys == sorted(keys)
 

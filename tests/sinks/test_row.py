@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gatewatch.events import Evaluation, Feedback, Resource
+from signals.chunk import FAMILIES
 from signals.lane import Lane, LaneRows, Rules
 from sinks.row import blocks
 from sinks.schema import TABLES
@@ -53,13 +54,13 @@ def test_one_row_for_each_chunk_and_family() -> None:
     """Aggregates as many rows would leave those behind that a later version no longer has."""
     table = blocks([flushed(*[record(call(i, model=f"m{i}")) for i in range(6)])])["chunks"]
     keys = zip(table["first_offset"].to_pylist(), table["family"].to_pylist(), strict=True)
-    assert list(keys) == [(0, "performance"), (0, "pipeline"), (4, "performance"), (4, "pipeline")]
+    assert list(keys) == [(first, family) for first in (0, 4) for family in FAMILIES]
 
 
 def test_totals_and_sequences_stand_in_one_family_only() -> None:
     table = blocks([flushed(EVERYTHING)])["chunks"].to_pylist()
     events = {row["family"]: (row["events"], row["rejects"], row["seq_emitter_id"]) for row in table}
-    assert events == {"performance": (0, 0, []), "pipeline": (4, 1, ["e"])}
+    assert events == {"performance": (0, 0, []), "cost": (0, 0, []), "pipeline": (4, 1, ["e"])}
 
 
 def test_the_windows_of_a_row_are_bounded_by_its_window_columns() -> None:
@@ -73,7 +74,7 @@ def test_lanes_share_a_block_and_keep_their_source() -> None:
     made = blocks([flushed(record(call(1), b"{"), source=7), flushed(b"}", source=8)])
     rejects = made["rejects"].to_pylist()
     assert [(row["source"], row["offset"], row["line"]) for row in rejects] == [(7, 0, 1), (8, 0, 0)]
-    assert made["chunks"]["source"].to_pylist() == [7, 7, 8, 8]
+    assert made["chunks"]["source"].to_pylist() == [7] * len(FAMILIES) + [8] * len(FAMILIES)
 
 
 def test_a_dead_letter_keeps_its_size_and_the_first_64_kib() -> None:

@@ -678,6 +678,7 @@ class World:
             call_id=call_id,
             started_at_ms=at_ms,
             input_tokens=16_777_217 + line.model,
+            reported_cost_usd=0.25 * line.model if line.earlier % 3 else None,
             total_ms=TOTAL_MS[line.earlier % 3],
             error_class="timeout" if line.earlier % 4 == 3 else None,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from sinks.clickhouse import Sink
@@ -33,6 +33,10 @@ _CUTS: Final = {
 }
 _DEFAULTS: Final = {"operation": "chat"}
 _LOG_GAMMA: Final = math.log(1.01 / 0.99)
+_NANO_USD: Final = {"gpt-4o": {"input_tokens": 2_500, "output_tokens": 10_000}}
+"""What a token costs, of the world's models that have a price: $2.50 and $10 for a million (OpenAI, 2025)."""
+_OWNERS: Final = ("gateway", "model", "tenant", "team")
+"""Cuts of the cost family, but for the spend itself, which has all."""
 
 
 class Mismatch(AssertionError):
@@ -148,10 +152,45 @@ def _take(chunk: Aggregates, event: Mapping[str, Any], again: bool, late: bool) 
         for field in ("input_tokens", "output_tokens"):
             if field in event:
                 chunk.count(f"performance_{field}_sum", "", series, at_ms, event[field])
+        for signal, label, value in _costs(event):
+            if signal == "cost_spend_sum" or cut in _OWNERS:
+                chunk.count(signal, label, series, at_ms, value)
         if "total_ms" in event:
             us = round(event["total_ms"] * 1000)
             measure = chunk.count("performance_latency_us", "", series, at_ms, us)
             measure.buckets[math.ceil(math.log(us) / _LOG_GAMMA)] += 1
+
+
+def _cost(event: Mapping[str, Any]) -> tuple[str, int | None, dict[str, int]]:
+    """Status, nano-USD and parts of an event that ended its call."""
+    used = {name: event[name] for name in ("input_tokens", "output_tokens") if name in event}
+    rates = _NANO_USD.get(event["model"])
+    if rates and used:
+        parts = {name.removesuffix("_tokens"): rates[name] * count for name, count in used.items()}
+        return "priced" if len(used) == 2 else "partial", sum(parts.values()), parts
+    if "reported_cost_usd" in event:
+        nano = round(event["reported_cost_usd"] * 1e9)
+        return "provider_reported", nano, {"other": nano}
+    return "unpriced", None, {}
+
+
+def _costs(event: Mapping[str, Any]) -> Iterator[tuple[str, str, int | None]]:
+    """What the cost family counts of an event: signal, label, value."""
+    if event["kind"] not in ("call", "response"):
+        return
+    status, nano, parts = _cost(event)
+    yield "cost_status_count", status, None
+    used = [event[name] for name in ("input_tokens", "output_tokens") if name in event]
+    yield "cost_usage_count", "provider" if used else "missing", None
+    if nano is None:
+        if sum(used):
+            yield "cost_unpriced_tokens_sum", "", sum(used)
+        return
+    yield "cost_spend_sum", "", nano
+    yield from (("cost_parts_sum", part, amount) for part, amount in parts.items() if amount)
+    if "reported_cost_usd" in event and status != "provider_reported":
+        yield "cost_reported_sum", "", round(event["reported_cost_usd"] * 1e9)
+        yield "cost_reported_ours_sum", "", nano
 
 
 def _check(what: str, got: Any, expected: Any) -> None:
@@ -226,7 +265,7 @@ def _chunks(
     counted: dict[int, list[Aggregates]] = defaultdict(list)
     for (source, first), row in sorted(stored.items()):
         log = history[source]
-        if len(row["last"]) != 1 or sorted(row["rows"]) != ["performance", "pipeline"]:
+        if len(row["last"]) != 1 or sorted(row["rows"]) != ["cost", "performance", "pipeline"]:
             raise Mismatch(f"chunk {first}: rows {row['rows']} through {row['last']}")
         (last,) = row["last"]
         end = min(first + size, len(log)) - 1
@@ -320,6 +359,7 @@ def _calls(sink: Sink, history: Mapping[int, Log], rules: Mapping[str, int]) -> 
         if event["kind"] == "feedback":
             continue
         fresh = {"parts": set(), "ended": 0, "model": "", "error": "", "in": None, "out": None, "us": None}
+        fresh |= {"status": "", "nano": None}
         call = expected.setdefault(event["call_id"], fresh | {"messages": None})
         call["parts"].add(event["kind"])
         call["ended"] = max(call["ended"], event["at_ms"])
@@ -330,6 +370,8 @@ def _calls(sink: Sink, history: Mapping[int, Log], rules: Mapping[str, int]) -> 
                 call[name] = event[field]
         if "total_ms" in event:
             call["us"] = round(event["total_ms"] * 1000)
+        if event["kind"] in ("call", "response"):
+            call["status"], call["nano"], _ = _cost(event)
     got = {
         row[0]: {
             "parts": set(row[1]),
@@ -340,10 +382,12 @@ def _calls(sink: Sink, history: Mapping[int, Log], rules: Mapping[str, int]) -> 
             "out": row[6],
             "us": None if row[7] is None else round(row[7] * 1000),
             "messages": row[8],
+            "status": row[9],
+            "nano": None if row[10] is None else int(row[10] * 10**9),
         }
         for row in sink.rows(
             "SELECT call_id, parts_seen, toUnixTimestamp64Milli(ended_at), model, error_class, input_tokens, "
-            "output_tokens, total_ms, message_count FROM gatewatch.calls"
+            "output_tokens, total_ms, message_count, cost_status, cost_usd FROM gatewatch.calls"
         )
     }
     _check("calls", got, expected)
