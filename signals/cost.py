@@ -17,8 +17,8 @@ part, as their counts do. The total is never stored: it is the sum of the parts,
 Two texts stand beside them, which begin with the same version and rank as five hexadecimal digits: ``price``,
 with the status, the price's id and the reasons why the cost is not whole; and ``cost_details``, what
 ``cost_other`` and ``cost_cache_write`` are made of, which is empty for most calls. Zero, or no text, is no
-cost: the event says nothing of how the call ended. ``cost_minute`` is the minute of the event that a cost comes
-from, since 1970: aggregates count the cost in it, and a correction must find it there (:mod:`signals.repricing`).
+cost: the event says nothing of how the call ended. ``cost_minute`` is the minute, since 1970, of the event
+that a cost comes from: aggregates count it there, and so must what corrects them (:mod:`signals.repricing`).
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Ar
             silent = said.get("cache_audio_read_tokens", np.zeros(len(rows), dtype=np.int64)) == 0
             fields[UNKNOWN_CACHED_AUDIO] = silent.astype(np.int64)
         _price_rows(found, rows, rank, reported, price, said, fields, unknown_tools)
-    minute = np.where(found.rows(), _numbers(table, "last_at") // _MINUTE_MS, 0)
+    minute = np.where(found.rows(), numbers(table, "last_at") // _MINUTE_MS, 0)
     return found.columns() | {"cost_minute": pa.array(minute.astype(np.uint32))}
 
 
@@ -334,7 +334,8 @@ class _Found:
 
     def rows(self) -> NDArray[np.bool_]:
         """Which rows have a cost, be it that there is none to be known."""
-        return self._price != 0
+        has: NDArray[np.bool_] = self._price != 0
+        return has
 
     def columns(self) -> dict[str, pa.Array]:
         """All of them, in the order of their rows."""

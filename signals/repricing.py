@@ -1,4 +1,4 @@
-"""Costs computed again from what is stored of a call: which of them changed, and how that is kept.
+r"""Costs computed again from what is stored of a call: which of them changed, and how that is kept.
 
 What a lane stored of a cost (:mod:`signals.cost`) is never touched: it is what was reported at the time. A
 cost that was computed again stands beside it in one column, ``repriced``, which is empty for calls that
@@ -7,7 +7,7 @@ unsigned numbers of eight bytes, the largest byte first::
 
     rank of the usage | version of the prices | when the call was read, ms | nano-USD by column of costs
 
-and then the text ``<status><price id>\\0<reason>\\0<details>``. Texts merge by the largest, byte by byte, so
+and then the text ``<status><price id>\0<reason>\0<details>``. Texts merge by the largest, byte by byte, so
 the parts of one computation stay together, and that by the better usage, then the newer prices, then of
 what was read later, wins. The same order decides between it and the lane's cost (:func:`counted`): what a
 late event says of the usage counts before a new price that was put on an estimate.
@@ -30,20 +30,41 @@ from numpy.typing import NDArray
 
 from gatewatch.price_book import PriceBook
 from gatewatch.pricing import FIELDS
+from signals.chunk import SERIES_LIMIT_MOST, Chunk
 from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT
 from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
+from signals.signal import DIMENSIONS
 
-__all__ = ["HEAD_BYTES", "READ", "Costs", "Repriced", "as_counted", "counted", "reported", "reprice"]
+__all__ = [
+    "HEAD_BYTES",
+    "MEASURED_BY",
+    "NUMBERS",
+    "NUMBER_BYTES",
+    "PRICED_BY",
+    "Correction",
+    "Costs",
+    "Repriced",
+    "counted",
+    "reprice",
+]
 
 _TOKENS: Final = tuple(column.name for column in CALL_COLUMNS if column.encoding == "tokens")
-READ: Final = (
-    *("started_at", "call_id", "last_at", "provider", "model", "service_tier", "deployment", "tenant"),
-    *("gateway_cache_hit", "tool_requests", "reported_cost_nano_usd", "parts"),
-    *_TOKENS,
+_COSTS: Final = (
+    "last_at",
+    "reported_cost_nano_usd",
     *COLUMNS,
-    *("price", "cost_details", "cost_minute", "repriced"),
+    "price",
+    "cost_details",
+    "cost_minute",
+    "repriced",
 )
-"""Columns of ``calls`` that are read; times as milliseconds."""
+PRICED_BY: Final = (
+    *("started_at", "call_id", "provider", "model", "service_tier", "deployment", "tenant"),
+    *("gateway_cache_hit", "tool_requests", "parts", *_TOKENS, *_COSTS),
+)
+"""Columns of ``calls`` that :func:`reprice` reads; times as milliseconds."""
+MEASURED_BY: Final = (*DIMENSIONS, "input_tokens", "output_tokens", *_COSTS)
+"""Columns of ``calls`` that a :class:`Correction` reads; times as milliseconds."""
 NUMBER_BYTES: Final = 8
 NUMBERS: Final = ("rank", "version", "read_ms", *COLUMNS)
 """The numbers at the beginning of ``repriced``."""
@@ -51,6 +72,7 @@ HEAD_BYTES: Final = NUMBER_BYTES * len(NUMBERS)
 
 _AMOUNT: Final = (1 << AMOUNT_BITS) - 1
 _RANK: Final = 3
+_END: Final = "\0"
 _RANK_BITS: Final = 2
 _MINUTE_MS: Final = 60_000
 _WITH_COST: Final = frozenset(str(i + 1) for i, status in enumerate(STATUSES) if status != "unpriced")
@@ -74,7 +96,7 @@ class Costs(Struct, frozen=True):
     text: Ints
     """Index into ``texts``."""
     texts: list[str]
-    """``<status><price id>\\0<reason>\\0<details>``; the first is empty."""
+    r"""``<status><price id>\0<reason>\0<details>``; the first is empty."""
 
     def total(self) -> Ints:
         """Nano-USD of each; zero where a cost is not known."""
@@ -118,7 +140,7 @@ def reprice(table: pa.Table, book: PriceBook, version: int, read_ms: int) -> Rep
     Parameters
     ----------
     table
-        :data:`READ` of merged calls.
+        :data:`PRICED_BY` of merged calls.
     version
         Of the prices; the calls whose cost is the same keep the version that they have.
     read_ms
@@ -149,40 +171,61 @@ def reprice(table: pa.Table, book: PriceBook, version: int, read_ms: int) -> Rep
     )
 
 
-def reported(table: pa.Table) -> Costs:
-    """What lanes have stored of costs."""
-    return _reported(table, _Texts())
-
-
 def counted(table: pa.Table) -> Costs:
-    """What counts of the costs that are stored."""
+    """What counts of the costs that are stored; shape as the table's."""
     texts = _Texts()
     return _better(_repriced(table, texts), _reported(table, texts))
 
 
-def as_counted(table: pa.Table, found: Costs) -> pa.Table:
-    """Stored calls as the events that their costs came from, with these costs, in a lane's encoding.
+class Correction:
+    """What the aggregates of the cost family lack: costs that count now, less what lanes reported.
 
-    What is measured of a cost is measured of the event that it comes from: at its minute, by its usage.
+    It is a function of the calls that were ever priced again, all of them, however often and in how many
+    runs. Chunks hold what lanes reported; both together hold what counts.
     """
-    lane = reported(table)
-    table = _as_it_ended(table, lane)
-    head = (found.version << _RANK_BITS | found.rank) << AMOUNT_BITS
-    for column, amounts in zip(COLUMNS, found.amounts, strict=True):
-        table = _set(table, column, pa.array(head + amounts))
-    price: list[str] = []
-    details: list[str] = []
-    heads, place = np.unique(head >> AMOUNT_BITS, return_inverse=True)
-    key, code = np.unique(place * len(found.texts) + found.text, return_inverse=True)
-    for combined in key.tolist():
-        number, text = int(heads[combined // len(found.texts)]), found.texts[combined % len(found.texts)]
-        digits = f"{number >> _RANK_BITS:04x}{number & _RANK:x}" if text else ""
-        said, _, rare = text.rpartition("\0")
-        price.append(digits + said)
-        details.append(digits + rare if rare else "")
-    codes = pa.array(code.astype(np.int32))
-    table = _set(table, "price", pa.array(price, pa.string()).take(codes))
-    return _set(table, "cost_details", pa.array(details, pa.string()).take(codes))
+
+    def __init__(self) -> None:
+        self._reported = Chunk(SERIES_LIMIT_MOST)
+        self._counted = Chunk(SERIES_LIMIT_MOST)
+
+    def add(self, table: pa.Table) -> None:
+        """Add stored calls, each once.
+
+        Parameters
+        ----------
+        table
+            :data:`MEASURED_BY` of merged calls whose ``repriced`` is not empty.
+        """
+        if not table.num_rows:
+            return
+        texts = _Texts()
+        lane = _reported(table, texts)
+        ended = _as_it_ended(table, lane)
+        self._counted.add_calls(_as_event(ended, _better(_repriced(table, texts), lane)))
+        measured = _as_event(ended, lane).filter(pa.array(lane.version > 0))
+        if measured.num_rows:
+            self._reported.add_calls(measured)
+
+    def differences(self) -> pa.Table:
+        """What is to be added to the aggregates, by signal, label, series and window.
+
+        Returns
+        -------
+        ``signal``, ``label``, ``series``, ``window`` (start, in seconds), and ``n`` and ``sum``, which can be
+        negative; without those that are both zero, in the order of a chunk's arrays.
+        """
+        keys = ["signal", "label", "series", "window"]
+        both = []
+        for chunk, sign in ((self._reported, -1), (self._counted, 1)):
+            arrays = chunk.family("cost")
+            found = {name: arrays[name] for name in keys}
+            for name in ("n", "sum"):
+                found[name] = pa.array(arrays[name].to_numpy().astype(np.int64) * sign)
+            both.append(pa.table(found))
+        added = pa.concat_tables(both).group_by(keys).aggregate([("n", "sum"), ("sum", "sum")])
+        added = added.rename_columns([*keys, "n", "sum"])
+        different = pc.or_(pc.not_equal(added["n"], 0), pc.not_equal(added["sum"], 0))
+        return added.filter(different).sort_by([(name, "ascending") for name in keys])
 
 
 # -- what a call is priced by --------------------------------------------------------------------
@@ -195,13 +238,33 @@ def _as_it_ended(table: pa.Table, lane: Costs) -> pa.Table:
     running = (rank == RANK_PROGRESS) & ~((lane.version > 0) & (lane.rank == RANK_PROGRESS))
     least = np.where(running, RANK_ESTIMATED, rank)
     for name in _TOKENS:
-        column = _ints(table, name)
-        worse = (column >> RANK_SHIFT) < least
-        if (worse & (column != 0)).any():
-            table = _set(table, name, pa.array(np.where(worse, 0, column)))
+        if name in table.column_names:
+            column = _ints(table, name)
+            worse = (column >> RANK_SHIFT) < least
+            if (worse & (column != 0)).any():
+                table = _set(table, name, pa.array(np.where(worse, 0, column)))
+    return table
+
+
+def _as_event(table: pa.Table, found: Costs) -> pa.Table:
+    """Stored calls as the events that their costs came from, with these costs, as a lane encodes them.
+
+    What is measured of a cost is measured of the event that it comes from, so at its minute.
+    """
     minute = _ints(table, "cost_minute")
     at = np.where(minute > 0, minute * _MINUTE_MS, _ints(table, "last_at"))
-    return _set(table, "last_at", pa.array(at))
+    columns = {name: table[name] for name in (*DIMENSIONS, "input_tokens", "output_tokens")}
+    columns["reported_cost_nano_usd"] = pa.array(_ints(table, "reported_cost_nano_usd"))
+    columns["last_at"] = pa.array(at)
+    # Nothing of the other families is corrected.
+    columns["parts"] = pa.array(np.zeros(table.num_rows, dtype=np.uint8))
+    head = (found.version << _RANK_BITS | found.rank) << AMOUNT_BITS
+    for column, amounts in zip(COLUMNS, found.amounts, strict=True):
+        columns[column] = pa.array(head + amounts)
+    prices = [f"{'0' * HEAD_DIGITS}{text.rpartition(_END)[0]}" if text else "" for text in found.texts]
+    codes = pa.array(found.text.astype(np.int32))
+    columns["price"] = pa.DictionaryArray.from_arrays(codes, pa.array(prices, pa.string()))
+    return pa.table(columns)
 
 
 # -- how costs are stored ------------------------------------------------------------------------

@@ -48,6 +48,7 @@ WITH
             AND window >= from_window AND window < until_window
             AND (empty({{only:Array(UInt32)}}) OR has({{only:Array(UInt32)}}, toUnixTimestamp(window)))
             AND has({{shards:Array(UInt8)}}, toUInt8(cityHash64(series) % {SHARDS}))
+            AND (empty({{family:String}}) OR family = {{family:String}})
         GROUP BY signal, label, series, window
     )
 SELECT
@@ -62,16 +63,23 @@ FROM
     UNION ALL
     SELECT signal, label, series, window, shard, 0, 0, [], [], JSONExtract(series, 'Array(String)')
     FROM {STORE}.measures FINAL
-    WHERE window >= from_window AND window < until_window AND n > 0
+    WHERE window >= from_window AND window < until_window AND (n > 0 OR sum != 0)
         AND (empty({{only:Array(UInt32)}}) OR has({{only:Array(UInt32)}}, toUnixTimestamp(window)))
         AND has({{shards:Array(UInt8)}}, shard)
+        AND startsWith(signal, {{family:String}})
         AND (signal, label, series, window) NOT IN (SELECT signal, label, series, window FROM merged)
 ) AS rows
 INNER JOIN versions ON versions.w = rows.window"""
 
 
 def close_windows(
-    sink: Sink, from_s: int, until_s: int, shards: Sequence[int], only: Sequence[int] = ()
+    sink: Sink,
+    from_s: int,
+    until_s: int,
+    shards: Sequence[int],
+    only: Sequence[int] = (),
+    *,
+    family: str = "",
 ) -> None:
     """Merge windows that start in [from_s, until_s) into ``measures``; safe to repeat at any time.
 
@@ -79,12 +87,21 @@ def close_windows(
     ----------
     only
         Starts of the windows of that range to merge, all of them when empty.
+    family
+        The one family of signals to merge, all of them when empty. Sketches are what takes time, and the
+        costs have none.
 
     Raises
     ------
     SinkError
     """
-    parameters = {"from_s": from_s, "until_s": until_s, "shards": list(shards), "only": list(only)}
+    parameters = {
+        "from_s": from_s,
+        "until_s": until_s,
+        "shards": list(shards),
+        "only": list(only),
+        "family": family,
+    }
     sink.command(_CLOSE, parameters)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import call, measure, pipeline
+from sinks.views import call, measure, pipeline, repricing
 
 __all__ = ["ALL_VIEWS"]
 
@@ -19,4 +19,5 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *call.VIEWS,
     *measure.VIEWS,
     *pipeline.VIEWS,
+    *repricing.VIEWS,
 )
