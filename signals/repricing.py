@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 
 from gatewatch.price_book import PriceBook
 from gatewatch.pricing import FIELDS
-from signals.chunk import SERIES_LIMIT_MOST, Chunk
+from signals import spend
+from signals.chunk import WINDOW_S, series_name
 from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT
 from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
-from signals.signal import DIMENSIONS
+from signals.signal import CUTS, DIMENSIONS, Cut
 
 __all__ = [
     "HEAD_BYTES",
@@ -74,7 +75,10 @@ _AMOUNT: Final = (1 << AMOUNT_BITS) - 1
 _RANK: Final = 3
 _END: Final = "\0"
 _RANK_BITS: Final = 2
-_MINUTE_MS: Final = 60_000
+_MINUTE_MS: Final = WINDOW_S * 1000
+_WINDOW_BITS: Final = 26
+_WINDOW: Final = (1 << _WINDOW_BITS) - 1
+_SIGNALS: Final = {signal.name: signal for signal in spend.SIGNALS}
 _WITH_COST: Final = frozenset(str(i + 1) for i, status in enumerate(STATUSES) if status != "unpriced")
 
 Ints = NDArray[np.int64]
@@ -181,12 +185,14 @@ class Correction:
     """What the aggregates of the cost family lack: costs that count now, less what lanes reported.
 
     It is a function of the calls that were ever priced again, all of them, however often and in how many
-    runs. Chunks hold what lanes reported; both together hold what counts.
+    runs. Chunks hold what lanes reported; both together hold what counts. Series are not limited: a series
+    that a chunk counted as ``__other__`` is corrected under its own name.
     """
 
     def __init__(self) -> None:
-        self._reported = Chunk(SERIES_LIMIT_MOST)
-        self._counted = Chunk(SERIES_LIMIT_MOST)
+        self._names: tuple[dict[str, int], ...] = tuple({} for _ in DIMENSIONS)
+        self._combinations: dict[tuple[int, ...], int] = {}
+        self._slots: dict[tuple[str, str], list[NDArray[np.int64]]] = {}
 
     def add(self, table: pa.Table) -> None:
         """Add stored calls, each once.
@@ -200,11 +206,23 @@ class Correction:
             return
         texts = _Texts()
         lane = _reported(table, texts)
-        ended = _as_it_ended(table, lane)
-        self._counted.add_calls(_as_event(ended, _better(_repriced(table, texts), lane)))
-        measured = _as_event(ended, lane).filter(pa.array(lane.version > 0))
-        if measured.num_rows:
-            self._reported.add_calls(measured)
+        table = _as_it_ended(table, lane)
+        minute = _ints(table, "cost_minute")
+        window = np.where(minute > 0, minute, _ints(table, "last_at") // _MINUTE_MS)
+        cell, place = np.unique(self._combine(table) << _WINDOW_BITS | window, return_inverse=True)
+        found: dict[tuple[str, str], NDArray[np.int64]] = {}
+        for costs_of, sign in ((lane, -1), (_better(_repriced(table, texts), lane), 1)):
+            for signal, (label, rows, values) in spend.select(_as_events(table, costs_of)):
+                if not len(rows):
+                    continue
+                slot = found.setdefault((signal.name, label), np.zeros((2, len(cell)), dtype=np.int64))
+                slot[0] += sign * np.bincount(place[rows], minlength=len(cell))
+                if values is not None:
+                    np.add.at(slot[1], place[rows], sign * values)
+        for key, slot in found.items():
+            differs = np.flatnonzero(slot.any(axis=0))
+            if len(differs):
+                self._slots.setdefault(key, []).append(np.vstack([cell[differs], slot[:, differs]]))
 
     def differences(self) -> pa.Table:
         """What is to be added to the aggregates, by signal, label, series and window.
@@ -212,20 +230,72 @@ class Correction:
         Returns
         -------
         ``signal``, ``label``, ``series``, ``window`` (start, in seconds), and ``n`` and ``sum``, which can be
-        negative; without those that are both zero, in the order of a chunk's arrays.
+        negative; without those that are both zero, ordered by window and then by the other three.
         """
-        keys = ["signal", "label", "series", "window"]
-        both = []
-        for chunk, sign in ((self._reported, -1), (self._counted, 1)):
-            arrays = chunk.family("cost")
-            found = {name: arrays[name] for name in keys}
-            for name in ("n", "sum"):
-                found[name] = pa.array(arrays[name].to_numpy().astype(np.int64) * sign)
-            both.append(pa.table(found))
-        added = pa.concat_tables(both).group_by(keys).aggregate([("n", "sum"), ("sum", "sum")])
-        added = added.rename_columns([*keys, "n", "sum"])
-        different = pc.or_(pc.not_equal(added["n"], 0), pc.not_equal(added["sum"], 0))
-        return added.filter(different).sort_by([(name, "ascending") for name in keys])
+        numbers: dict[str, int] = {}
+        series = [self._series_of(cut, numbers) for cut in CUTS]
+        order = np.argsort(np.array(list(numbers), dtype=object), kind="stable")
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        pieces: list[NDArray[np.int64]] = []
+        slots = sorted(self._slots)
+        for number, (name, label) in enumerate(slots):
+            cell, n, total = np.concatenate(self._slots[name, label], axis=1)
+            for cut, of_combination in zip(CUTS, series, strict=True):
+                if cut.name not in _SIGNALS[name].cuts:
+                    continue
+                key = rank[of_combination[cell >> _WINDOW_BITS]] << _WINDOW_BITS | (cell & _WINDOW)
+                keys, place = np.unique(key, return_inverse=True)
+                sums = np.zeros((2, len(keys)), dtype=np.int64)
+                np.add.at(sums[0], place, n)
+                np.add.at(sums[1], place, total)
+                differs = np.flatnonzero(sums.any(axis=0))
+                slot = np.full(len(differs), number, dtype=np.int64)
+                pieces.append(np.vstack([slot, keys[differs], sums[:, differs]]))
+        slot, key, n, total = np.concatenate(pieces, axis=1) if pieces else np.empty((4, 0), dtype=np.int64)
+        window, by = key & _WINDOW, key >> _WINDOW_BITS
+        sorting = np.lexsort((by, slot, window))
+        of_slot = pa.array(slot[sorting])
+        names = np.array(list(numbers), dtype=object)[order]
+        return pa.table(
+            {
+                "signal": pa.array([name for name, _ in slots], pa.string()).take(of_slot),
+                "label": pa.array([label for _, label in slots], pa.string()).take(of_slot),
+                "series": pa.array(names.tolist(), pa.string()).take(pa.array(by[sorting])),
+                "window": pa.array((window[sorting] * WINDOW_S).astype(np.uint32)),
+                "n": pa.array(n[sorting]),
+                "sum": pa.array(total[sorting]),
+            }
+        )
+
+    def _combine(self, table: pa.Table) -> Ints:
+        """A number for each row's combination of dimensions, the same in every table."""
+        key = np.zeros(table.num_rows, dtype=np.int64)
+        columns: list[Ints] = []
+        for name, numbers in zip(DIMENSIONS, self._names, strict=True):
+            encoded = _whole(table[name]).dictionary_encode()
+            known = [numbers.setdefault(text, len(numbers)) for text in encoded.dictionary.to_pylist()]
+            codes = encoded.indices.to_numpy().astype(np.int64)
+            columns.append(np.array(known, dtype=np.int64)[codes])
+            _, key = np.unique(key * len(known) + codes, return_inverse=True)
+        first = np.unique(key, return_index=True)[1]
+        combinations = zip(*(column[first].tolist() for column in columns), strict=True)
+        numbered = [self._combinations.setdefault(of, len(self._combinations)) for of in combinations]
+        return np.array(numbered, dtype=np.int64)[key]
+
+    def _series_of(self, cut: Cut, numbers: dict[str, int]) -> Ints:
+        """The number of each combination's series in a cut."""
+        names = [list(known) for known in self._names]
+        places = [DIMENSIONS.index(dimension) for dimension in cut.dimensions]
+        return np.array(
+            [
+                numbers.setdefault(
+                    series_name(cut.name, [names[place][of[place]] for place in places]), len(numbers)
+                )
+                for of in self._combinations
+            ],
+            dtype=np.int64,
+        )
 
 
 # -- what a call is priced by --------------------------------------------------------------------
@@ -246,21 +316,13 @@ def _as_it_ended(table: pa.Table, lane: Costs) -> pa.Table:
     return table
 
 
-def _as_event(table: pa.Table, found: Costs) -> pa.Table:
-    """Stored calls as the events that their costs came from, with these costs, as a lane encodes them.
-
-    What is measured of a cost is measured of the event that it comes from, so at its minute.
-    """
-    minute = _ints(table, "cost_minute")
-    at = np.where(minute > 0, minute * _MINUTE_MS, _ints(table, "last_at"))
-    columns = {name: table[name] for name in (*DIMENSIONS, "input_tokens", "output_tokens")}
-    columns["reported_cost_nano_usd"] = pa.array(_ints(table, "reported_cost_nano_usd"))
-    columns["last_at"] = pa.array(at)
-    # Nothing of the other families is corrected.
-    columns["parts"] = pa.array(np.zeros(table.num_rows, dtype=np.uint8))
-    head = (found.version << _RANK_BITS | found.rank) << AMOUNT_BITS
-    for column, amounts in zip(COLUMNS, found.amounts, strict=True):
-        columns[column] = pa.array(head + amounts)
+def _as_events(table: pa.Table, found: Costs) -> pa.Table:
+    """What the cost family takes from the events that costs came from, as a lane encodes them."""
+    columns = {
+        name: pa.array(_ints(table, name))
+        for name in ("input_tokens", "output_tokens", "reported_cost_nano_usd")
+    }
+    columns |= {column: pa.array(amount) for column, amount in zip(COLUMNS, found.amounts, strict=True)}
     prices = [f"{'0' * HEAD_DIGITS}{text.rpartition(_END)[0]}" if text else "" for text in found.texts]
     codes = pa.array(found.text.astype(np.int32))
     columns["price"] = pa.DictionaryArray.from_arrays(codes, pa.array(prices, pa.string()))
@@ -331,14 +393,15 @@ def _reported(table: pa.Table, texts: _Texts) -> Costs:
 def _repriced(table: pa.Table, texts: _Texts) -> Costs:
     """Costs as ``repriced`` holds them; all zeros where it is empty."""
     column = _whole(table["repriced"]).cast(pa.binary())
-    rows = np.flatnonzero(pc.binary_length(column).to_numpy(zero_copy_only=False))
+    length = pc.binary_length(column).to_numpy(zero_copy_only=False)
+    rows = np.flatnonzero(length)
     numbers = np.zeros((len(NUMBERS), table.num_rows), dtype=np.int64)
     text = np.zeros(table.num_rows, dtype=np.int64)
     if len(rows):
         found = column.take(pa.array(rows))
         head = b"".join(pc.binary_slice(found, 0, HEAD_BYTES).to_pylist())
         numbers[:, rows] = np.frombuffer(head, dtype=">u8").reshape(len(rows), -1).T.astype(np.int64)
-        said = pc.binary_slice(found, HEAD_BYTES).dictionary_encode()
+        said = pc.binary_slice(found, HEAD_BYTES, int(length.max())).dictionary_encode()
         number = np.array([texts.number(text.decode()) for text in said.dictionary.to_pylist()], np.int64)
         text[rows] = number[said.indices.to_numpy()]
     rank, version, read_ms = numbers[:3]
