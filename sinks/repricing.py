@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from msgspec import Struct
 
-from gatewatch.price_book import PriceBook
+from gatewatch.price_book import PriceBook, default_book
 from signals.chunk import WINDOW_S
 from signals.repricing import MEASURED_BY, PRICED_BY, Correction, Costs, Repriced, reprice
 from signals.signal import SHARDS
@@ -34,7 +34,16 @@ from sinks.clickhouse import Sink
 from sinks.closing import close_windows
 from sinks.schema import STORE
 
-__all__ = ["CORRECTIONS", "Change", "Outcome", "Scope", "count_calls", "known_names", "reprice_calls"]
+__all__ = [
+    "CORRECTIONS",
+    "Change",
+    "Outcome",
+    "Scope",
+    "count_calls",
+    "known_names",
+    "newest_prices",
+    "reprice_calls",
+]
 
 CORRECTIONS: Final = 1 << 63
 """The source of chunks that correct others. Ids of partitions have 63 bits."""
@@ -91,6 +100,16 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """By tenant, provider and model, all calls of the scope."""
 
 
+def newest_prices(sink: Sink) -> tuple[int, PriceBook]:
+    """The prices that are in effect, and their version.
+
+    Raises
+    ------
+    SinkError
+    """
+    return 1, default_book()
+
+
 def count_calls(sink: Sink, scope: Scope) -> int:
     """About how many calls started in the scope's time; parts that have not merged yet count by themselves.
 
@@ -135,7 +154,7 @@ def reprice_calls(
     dry_run
         Only compute.
     on_progress
-        Told of each slice how many calls it had.
+        Told of each slice how many calls it held, as :func:`count_calls` counts them.
 
     Raises
     ------
@@ -146,7 +165,7 @@ def reprice_calls(
     run = None if dry_run else _Run(sink, scope, version)
     for hour_ms, calls in _counts(sink, scope.from_ms, scope.until_ms, _HOUR_MS):
         begin, end = max(hour_ms, scope.from_ms), min(hour_ms + _HOUR_MS, scope.until_ms)
-        for from_ms, until_ms in _slices(sink, begin, end, calls):
+        for from_ms, until_ms, held in _slices(sink, begin, end, calls):
             read_ms = _now_ms(sink)
             table = _read(sink, PRICED_BY, from_ms, until_ms, scope)
             if table.num_rows:
@@ -154,7 +173,7 @@ def reprice_calls(
                 total.add(table, found)
                 if run is not None and found.rows.num_rows:
                     sink.insert(f"{STORE}.calls", found.rows)
-            on_progress(table.num_rows)
+            on_progress(held)
         if run is not None:
             _correct(sink, hour_ms)
     outcome = total.outcome()
@@ -174,7 +193,7 @@ def _correct(sink: Sink, hour_ms: int) -> None:
         return
     read_ms = _now_ms(sink)
     correction = Correction()
-    for begin, end in _slices(sink, hour_ms, until_ms, repriced, "repriced != ''"):
+    for begin, end, _ in _slices(sink, hour_ms, until_ms, repriced, "repriced != ''"):
         correction.add(_read(sink, MEASURED_BY, begin, end, only="repriced != ''"))
     differences = correction.differences()
     written = sink.rows(
@@ -271,17 +290,16 @@ def _counts(
 
 def _slices(
     sink: Sink, from_ms: int, until_ms: int, calls: int, only: str = "true"
-) -> Iterator[tuple[int, int]]:
-    """Spans of time that have few calls each and leave none out that are there now."""
-    begin = from_ms
+) -> Iterator[tuple[int, int, int]]:
+    """Spans of time that hold few calls each and leave none out, with how many they hold now."""
+    begin, held = from_ms, 0
     if calls > _SLICE_CALLS:
-        held = 0
         for second_ms, rows in _counts(sink, from_ms, until_ms, 1000, only):
             if held and held + rows > _SLICE_CALLS:
-                yield begin, second_ms
+                yield begin, second_ms, held
                 begin, held = second_ms, 0
             held += rows
-    yield begin, until_ms
+    yield begin, until_ms, held or calls
 
 
 def _read(

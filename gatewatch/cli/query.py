@@ -75,8 +75,8 @@ def command(
         raise typer.Exit(2)
     chosen = output or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     try:
-        with _address(url, data) as (address, directory):
-            secret = password if password is not None else _password(user, directory)
+        with served(url, data) as (address, directory):
+            secret = password if password is not None else password_of(user, directory)
             _Query(address, user, secret, text).run(chosen)
     except QueryError as error:
         print(f"gatewatch query: {error}", file=sys.stderr)
@@ -91,14 +91,22 @@ def command(
 
 
 @contextlib.contextmanager
-def _address(url: str | None, data: Path | None) -> Iterator[tuple[str, Path | None]]:
-    """Where to ask, starting an engine over a directory at rest."""
+def served(
+    url: str | None, data: Path | None, command_name: str = "query"
+) -> Iterator[tuple[str, Path | None]]:
+    """Where to ask, and the data directory if it is one's, starting an engine over a directory at rest.
+
+    Raises
+    ------
+    QueryError
+        There is nothing to ask.
+    """
     from streams.setting import SettingError, Settings
 
     try:
         settings = Settings.from_environment()
     except SettingError as error:
-        print(f"gatewatch query: {error}", file=sys.stderr)
+        print(f"gatewatch {command_name}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     if url is None and data is None and "GATEWATCH_CLICKHOUSE_URL" in os.environ:
         url = settings.clickhouse_url
@@ -146,7 +154,8 @@ def _engine_at_rest(directory: Path) -> Iterator[str]:
         server.join(5)
 
 
-def _password(user: str, directory: Path | None) -> str:
+def password_of(user: str, directory: Path | None) -> str:
+    """The password of a user, from the environment or from the data directory; empty for none."""
     if user == "reader":
         return os.environ.get("GATEWATCH_READER_PASSWORD", "")
     given = os.environ.get("GATEWATCH_CLICKHOUSE_PASSWORD", "")
