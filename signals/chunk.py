@@ -18,6 +18,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from signals import performance, pipeline, spend
+from signals.column import coded
 from signals.sequence import SequenceTracker
 from signals.signal import CUTS, DIMENSIONS, OTHER, SERIES_BITS, SERIES_LIMIT_MOST, Cut, Signal
 from signals.sketch import bucket_of
@@ -189,7 +190,7 @@ class Chunk:
         """Add call events (:mod:`signals.column`) and what they cost (:mod:`signals.cost`)."""
         at_ms = table["last_at"].to_numpy()
         combination, series, window = self._combine(
-            [_coded(table, name) for name in DIMENSIONS], at_ms // 1000 // WINDOW_S
+            [coded(table, name) for name in DIMENSIONS], at_ms // 1000 // WINDOW_S
         )
         size = len(window)
         for signal, (label, rows, values) in chain(performance.select(table), spend.select(table)):
@@ -355,15 +356,6 @@ def _rank(values: Sequence[Any]) -> Ints:
     rank = np.empty(len(values), dtype=np.int64)
     rank[sorted(range(len(values)), key=values.__getitem__)] = np.arange(len(values))
     return rank
-
-
-def _coded(table: pa.Table, name: str) -> tuple[Ints, list[str]]:
-    """A text column as codes and the names that they stand for, in the order of appearance."""
-    if name not in table.column_names:
-        return np.zeros(table.num_rows, dtype=np.int64), [""]
-    column = table[name]
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def _ranges(start: Ints, stop: Ints) -> Ints:

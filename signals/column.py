@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
 from signals.decoder import KIND_NAMES, OPTIONS, Numbers, Piece
 
-__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding", "numbers"]
+__all__ = ["CALL_COLUMNS", "CALL_KINDS", "RANK_SHIFT", "CallBatch", "Column", "Encoding", "coded", "numbers"]
 
 Encoding: TypeAlias = Literal["text", "maybe", "micros", "tokens", "flag", "json", "nano", "time", "hashes"]
 
@@ -111,6 +111,14 @@ _SOURCE_RANKS: Final = np.array([_RANKS[source] for source in OPTIONS["usage_sou
 _SCALES: Final[dict[Encoding, float]] = {"micros": 1e3, "nano": 1e9}
 
 
+def coded(table: pa.Table, column: str) -> tuple[NDArray[np.int64], list[str]]:
+    """A column of low cardinality as codes, shape (n,), and the names that they stand for."""
+    if column not in table.column_names:
+        return np.zeros(table.num_rows, dtype=np.int64), [""]
+    found = table[column].combine_chunks()
+    return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
+
+
 def numbers(table: pa.Table, column: str) -> NDArray[np.int64]:
     """A column of numbers as they are stored, all unknown where no event speaks of it; shape (n,)."""
     if column not in table.column_names:
@@ -154,8 +162,9 @@ class CallBatch:
         self._slices.append(_Slice(piece.kind, piece.numbers, piece.texts, hashes, position))
 
     def table(self) -> pa.Table | None:
-        """All rows in one table, as ``calls`` stores them, text as plain strings.
+        """All rows in one table, as ``calls`` stores them.
 
+        Text of low cardinality is a dictionary, which may hold names that no row has; other text is plain.
         A column that no event speaks of is absent. Beside the columns of ``calls`` it has ``parts``, the bit
         of the event's kind, and ``position``.
         """
@@ -165,7 +174,9 @@ class CallBatch:
         rank = np.concatenate([_rank(part) for part in self._slices])
         columns: dict[str, pa.Array] = {}
         for column in CALL_COLUMNS:
-            if column.encoding in ("text", "json"):
+            if column.low_cardinality:
+                array = self._coded(column.field)
+            elif column.encoding in ("text", "json"):
                 array = self._text(column.field)
             elif column.encoding == "hashes":
                 array = self._hashes()
@@ -178,7 +189,7 @@ class CallBatch:
         return pa.table(columns)
 
     def _text(self, field: str) -> pa.Array | None:
-        found = [part.texts.get(field, _options_of(part, field)) for part in self._slices]
+        found = [part.texts.get(field) for part in self._slices]
         if all(text is None for text in found):
             return None
         nothing = pa.scalar("", pa.string())
@@ -187,6 +198,24 @@ class CallBatch:
                 pa.repeat(nothing, len(part)) if text is None else text
                 for text, part in zip(found, self._slices, strict=True)
             ]
+        )
+
+    def _coded(self, field: str) -> pa.DictionaryArray | None:
+        if field not in OPTIONS:
+            text = self._text(field)
+            return None if text is None else text.dictionary_encode()
+        found = [part.numbers.get(field) for part in self._slices]
+        if all(codes is None for codes in found):
+            return None
+        names = [*OPTIONS[field], ""]
+        codes = [
+            np.full(len(part), len(names) - 1, dtype=np.int64)
+            if said is None
+            else np.where(said.present, said.values, len(names) - 1)
+            for said, part in zip(found, self._slices, strict=True)
+        ]
+        return pa.DictionaryArray.from_arrays(
+            pa.array(np.concatenate(codes).astype(np.int32)), pa.array(names)
         )
 
     def _hashes(self) -> pa.Array | None:
@@ -220,15 +249,6 @@ class CallBatch:
         elif column.encoding != "time":
             values = values + 1
         return pa.array(np.where(present, values, 0))
-
-
-def _options_of(part: _Slice, field: str) -> pa.Array | None:
-    """A column of names that the contract lists, as text."""
-    codes = part.numbers.get(field)
-    if codes is None:
-        return None
-    names = pa.array([*OPTIONS[field], ""])
-    return names.take(pa.array(np.where(codes.present, codes.values, len(names) - 1)))
 
 
 def _stated(part: _Slice, field: str) -> Numbers | None:

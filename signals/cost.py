@@ -37,7 +37,7 @@ from gatewatch.money import PICO_PER_NANO, nano_parts
 from gatewatch.price_book import Price, PriceBook, Unpriced
 from gatewatch.pricing import FIELDS, TOOL_SUMS, UNKNOWN_CACHED_AUDIO, Evaluation, evaluate
 from gatewatch.usage import WHOLES
-from signals.column import CALL_KINDS, RANK_SHIFT, numbers
+from signals.column import CALL_KINDS, RANK_SHIFT, coded, numbers
 
 __all__ = ["AMOUNT_BITS", "COLUMNS", "CONTRADICTION", "HEAD_DIGITS", "STATUSES", "costs", "statuses"]
 
@@ -239,10 +239,10 @@ def _priced_alike(table: pa.Table, rows: Rows, book: PriceBook) -> Iterator[tupl
     for column in ("provider", "model", "service_tier", "deployment", "tenant"):
         used = {"deployment": book.by_deployment, "tenant": book.by_tenant}.get(column, True)
         if column in table.column_names and used:
-            texts = table[column].combine_chunks()
-            codes, values = _coded(texts if every else texts.take(pa.array(rows)))
-            names.append((codes, values))
-            key, _ = _coded(pa.array(key * len(values) + codes))
+            of_row, values = coded(table, column)
+            of_row = of_row if every else of_row[rows]
+            names.append((of_row, values))
+            key, _ = _coded(pa.array(key * len(values) + of_row))
         else:
             names.append((np.zeros(len(rows), dtype=np.int64), [""]))
     # Few groups are a small type, which is sorted by counting.
@@ -250,7 +250,7 @@ def _priced_alike(table: pa.Table, rows: Rows, book: PriceBook) -> Iterator[tupl
     starts = np.flatnonzero(np.diff(key[order])) + 1
     for group in np.split(order, starts):
         first = group[0]
-        provider, model, tier, deployment, tenant = (values[codes[first]] for codes, values in names)
+        provider, model, tier, deployment, tenant = (values[of_row[first]] for of_row, values in names)
         at_ms = int(started[first])
         found = book.resolve(provider, model, at_ms, tier, deployment=deployment, tenant=tenant)
         yield rows[group], found

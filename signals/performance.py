@@ -11,10 +11,9 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from gatewatch.events import Call, Response
-from signals.column import CALL_KINDS, RANK_ESTIMATED, RANK_SHIFT
+from signals.column import CALL_KINDS, RANK_ESTIMATED, RANK_SHIFT, coded
 from signals.signal import Selected, Signal
 
 __all__ = ["SIGNALS", "select"]
@@ -104,10 +103,10 @@ def _ended(table: pa.Table) -> Iterator[Selected]:
 
 def _labelled(column: str, *, without: str = "") -> Callable[[pa.Table], Iterator[Selected]]:
     def select_labelled(table: pa.Table) -> Iterator[Selected]:
-        if column in table.column_names:
-            for label in pc.unique(table[column]).to_pylist():
-                if label and label != without:
-                    yield label, np.flatnonzero(pc.equal(table[column], label).to_numpy()), None
+        of_row, labels = coded(table, column)
+        for code in np.unique(of_row).tolist():
+            if labels[code] and labels[code] != without:
+                yield labels[code], np.flatnonzero(of_row == code), None
 
     return select_labelled
 

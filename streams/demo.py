@@ -64,9 +64,10 @@ ORDER BY p95_ms DESC
 LIMIT 5""",
     ),
     Example(
-        "Which tenants use most, and how often do their calls fail? (from the aggregates)",
+        "Which tenants cost most, and how often do their calls fail? (from the aggregates)",
         """\
 SELECT tenant,
+    sumIf(sum, signal = 'cost_spend_sum') / 1e9 AS usd,
     sumIf(sum, signal = 'performance_input_tokens_sum') AS input_tokens,
     sumIf(sum, signal = 'performance_output_tokens_sum') AS output_tokens,
     sumIf(n, signal = 'performance_calls_count') AS calls,
@@ -74,7 +75,7 @@ SELECT tenant,
 FROM gatewatch.measures
 WHERE cut = 'tenant'
 GROUP BY tenant
-ORDER BY input_tokens + output_tokens DESC
+ORDER BY usd DESC
 LIMIT 5""",
     ),
     Example(

@@ -1,4 +1,4 @@
-"""The state of everything at a glance: rates, latencies, tokens and errors by model, tenants, lag.
+"""The state of everything at a glance: rates, latencies, tokens, errors and spend by model, tenants, lag.
 
 What the live view shows, read from the views as any reader could. All rates are over the last
 seconds of what is stored, so that a pipeline that falls behind shows as age and not as a drop.
@@ -7,13 +7,22 @@ seconds of what is stored, so that a pipeline that falls behind shows as age and
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from msgspec import Struct
 
 from sinks.clickhouse import Sink
 
-__all__ = ["SPAN_S", "DeadLetterCount", "ModelRate", "Overview", "TenantRate", "read_overview"]
+__all__ = [
+    "SPAN_S",
+    "DeadLetterCount",
+    "ModelRate",
+    "Overview",
+    "TenantRate",
+    "TenantSpend",
+    "read_overview",
+]
 
 SPAN_S: Final = 15.0
 """Rates and quantiles are over so many seconds before the newest call that is stored."""
@@ -35,6 +44,7 @@ class ModelRate(Struct, frozen=True):
     latency_p95_ms: float | None
     input_tokens_per_s: float
     output_tokens_per_s: float
+    usd_per_min: float
 
 
 class TenantRate(Struct, frozen=True):
@@ -44,6 +54,13 @@ class TenantRate(Struct, frozen=True):
     calls_per_s: float
     error_share: float
     tokens_per_s: float
+
+
+class TenantSpend(Struct, frozen=True):
+    """A tenant and what all of its calls cost."""
+
+    tenant: str
+    usd: Decimal
 
 
 class DeadLetterCount(Struct, frozen=True):
@@ -73,10 +90,16 @@ class Overview(Struct, frozen=True):
     ttft_p95_ms: float | None
     input_tokens_per_s: float
     output_tokens_per_s: float
+    usd_per_min: float
+    """What the calls of the last seconds cost."""
+    usd: Decimal
+    """What all calls cost whose cost is known."""
     models: list[ModelRate]
     """Busiest first."""
     tenants: list[TenantRate]
     """By tokens, five at most."""
+    dearest: list[TenantSpend]
+    """The three tenants whose calls cost most."""
     dead_letters: list[DeadLetterCount]
     """By number of lines."""
 
@@ -95,8 +118,10 @@ SELECT count(), max(ended_at) FROM gatewatch.calls
 WHERE started_at > now64(3) - INTERVAL {_LOOK_BACK_S} SECOND AND ended_at <= now64(3)"""  # noqa: S608 - a number of our own
 
 _WINDOWS: Final = """\
-SELECT uniqExactIf(window_start, is_closed), uniqExactIf(window_start, NOT is_closed)
-FROM gatewatch.measures WHERE signal = 'performance_calls_count' AND cut = 'gateway'"""
+SELECT uniqExactIf(window_start, is_closed), uniqExactIf(window_start, NOT is_closed),
+    sumIf(sum, signal = 'cost_spend_sum')
+FROM gatewatch.measures
+WHERE signal IN ('performance_calls_count', 'cost_spend_sum') AND cut = 'gateway'"""
 
 _RECENT: Final = f"""\
 FROM gatewatch.calls
@@ -105,7 +130,7 @@ WHERE started_at > now64(3) - INTERVAL {_LOOK_BACK_S} SECOND
 
 _COUNTED: Final = """\
     countIf(is_ended), countIf(is_error), quantile(0.5)(ttft_ms), quantile(0.95)(ttft_ms),
-    quantile(0.95)(total_ms), sum(input_tokens), sum(output_tokens)"""
+    quantile(0.95)(total_ms), sum(input_tokens), sum(output_tokens), sum(cost_usd)"""
 
 _MODELS: Final = f"""\
 SELECT provider, model,
@@ -118,6 +143,11 @@ _TENANTS: Final = f"""\
 SELECT tenant, countIf(is_ended), countIf(is_error), sum(ifNull(input_tokens, 0) + ifNull(output_tokens, 0))
 {_RECENT}
 GROUP BY tenant ORDER BY 4 DESC, tenant LIMIT 5"""
+
+_DEAREST: Final = """\
+SELECT tenant, sum(sum) AS nano_usd
+FROM gatewatch.measures WHERE signal = 'cost_spend_sum' AND cut = 'tenant'
+GROUP BY tenant ORDER BY nano_usd DESC, tenant LIMIT 3"""
 
 _DEAD_LETTERS: Final = (
     "SELECT reason, count() FROM gatewatch.dead_letters GROUP BY reason ORDER BY 2 DESC, reason"
@@ -140,11 +170,11 @@ def read_overview(sink: Sink, running_s: float) -> Overview:
     events, rejects, duplicates, late = (int(value or 0) for value in sink.rows(_TOTALS)[0])
     lag, speaking = (int(value or 0) for value in sink.rows(_LAG)[0])
     count, newest = sink.rows(_NEWEST)[0]
-    closed, still_open = (int(value) for value in sink.rows(_WINDOWS)[0])
+    closed, still_open, spent = (int(value) for value in sink.rows(_WINDOWS)[0])
     span_s = min(SPAN_S, max(1.0, running_s))
     models: list[ModelRate] = []
     tenants: list[TenantRate] = []
-    total: tuple[Any, ...] = (0, 0, None, None, None, 0, 0)
+    total: tuple[Any, ...] = (0, 0, None, None, None, 0, 0, 0)
     fresh_s: float | None = None
     if count:
         until = newest if newest.tzinfo else newest.replace(tzinfo=UTC)
@@ -174,14 +204,17 @@ def read_overview(sink: Sink, running_s: float) -> Overview:
         ttft_p95_ms=_time(total[3]),
         input_tokens_per_s=int(total[5] or 0) / span_s,
         output_tokens_per_s=int(total[6] or 0) / span_s,
+        usd_per_min=_per_min(total[7], span_s),
+        usd=_usd(spent),
         models=models,
         tenants=tenants,
+        dearest=[TenantSpend(str(name), _usd(nano)) for name, nano in sink.rows(_DEAREST)],
         dead_letters=[DeadLetterCount(str(reason), int(lines)) for reason, lines in sink.rows(_DEAD_LETTERS)],
     )
 
 
 def _model(row: Any, span_s: float) -> ModelRate:
-    provider, model, ended, failed, p50, p95, latency, tokens_in, tokens_out, errors = row
+    provider, model, ended, failed, p50, p95, latency, tokens_in, tokens_out, usd, errors = row
     return ModelRate(
         provider=str(provider),
         model=str(model),
@@ -193,11 +226,20 @@ def _model(row: Any, span_s: float) -> ModelRate:
         latency_p95_ms=_time(latency),
         input_tokens_per_s=int(tokens_in or 0) / span_s,
         output_tokens_per_s=int(tokens_out or 0) / span_s,
+        usd_per_min=_per_min(usd, span_s),
     )
 
 
 def _share(part: int, whole: int) -> float:
     return int(part) / int(whole) if whole else 0.0
+
+
+def _usd(nano_usd: int) -> Decimal:
+    return Decimal(nano_usd).scaleb(-9)
+
+
+def _per_min(usd: Decimal | None, span_s: float) -> float:
+    return float(usd or 0) / span_s * 60
 
 
 def _time(value: float | None) -> float | None:

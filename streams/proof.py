@@ -2,8 +2,8 @@
 
 Senders count what they send before anything can happen to it. The proof asks the views, as any
 analyst could, and holds their answers against those counts: the numbering of each emitter, the
-partitions' totals, the calls, and the aggregates in each cut. It is exact, so it needs a store that
-holds nothing else than what was sent.
+partitions' totals, the calls, the aggregates in each cut, and what everything cost. It is exact, so it
+needs a store that holds nothing else than what was sent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Final
 from msgspec import Struct
 
 from gatewatch.events import Event, Outcome
+from gatewatch.pricing import price
+from gatewatch.usage import Usage, UsageError
 from signals.signal import CUTS
 from sinks.clickhouse import Sink, SinkError
 
@@ -40,6 +42,9 @@ class Tally(Struct):
     errors: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
+    with_cost: int = 0
+    """Calls whose cost is known, be it in part."""
+    cost_nano_usd: int = 0
 
     def count(self, event: Event) -> None:
         """Count an event."""
@@ -50,11 +55,39 @@ class Tally(Struct):
         if event.usage_source != "missing":
             self.input_tokens += event.input_tokens or 0
             self.output_tokens += event.output_tokens or 0
+        cost = _cost_nano_usd(event)
+        if cost is not None:
+            self.with_cost += 1
+            self.cost_nano_usd += cost
 
     def add(self, other: Tally) -> None:
         """Add what was counted elsewhere."""
         for name in self.__struct_fields__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def _cost_nano_usd(event: Outcome) -> int | None:
+    """What a call costs, worked out for this call alone; None where that is not known."""
+    if event.gateway_cache_hit:
+        return 0
+    said = {name: getattr(event, name) for name in Usage.__struct_fields__}
+    if any(value is not None and value != {} for value in said.values()):
+        try:
+            cost = price(
+                event.provider,
+                event.model,
+                Usage(**said),
+                at_ms=event.started_at_ms,
+                service_tier=event.service_tier or "",
+                deployment=event.deployment or "",
+                tenant=event.tenant or "",
+            )
+        except UsageError:
+            pass
+        else:
+            if cost.cost_usd is not None:
+                return sum(cost.parts_nano_usd.values())
+    return None if event.reported_cost_usd is None else round(event.reported_cost_usd * 1e9)
 
 
 class Sent(Struct, frozen=True):
@@ -115,11 +148,12 @@ def prove(sink: Sink, sent: Sent) -> list[Claim]:
         for name, emitter in ours.items()
     )
     (letters,) = _numbers(sink, "SELECT count() FROM gatewatch.dead_letters")
-    ended, errors, input_tokens, output_tokens = _numbers(
+    ended, errors, input_tokens, output_tokens, with_cost, cost = _numbers(
         sink,
         # What streams that have not ended show so far is in the calls, and in no aggregate.
         "SELECT countIf(is_ended), countIf(is_error), sumIf(input_tokens, usage_source != 'progress'), "
-        "sumIf(output_tokens, usage_source != 'progress') FROM gatewatch.calls",
+        "sumIf(output_tokens, usage_source != 'progress'), count(cost_usd), "
+        "toInt64(sum(cost_usd) * 1000000000) FROM gatewatch.calls",
     )
     by_cut = {
         str(cut): tuple(int(value) for value in values)
@@ -127,7 +161,9 @@ def prove(sink: Sink, sent: Sent) -> list[Claim]:
             "SELECT cut, sumIf(n, signal = 'performance_calls_count'), "
             "sumIf(n, signal = 'performance_errors_count'), "
             "sumIf(sum, signal = 'performance_input_tokens_sum'), "
-            "sumIf(sum, signal = 'performance_output_tokens_sum') FROM gatewatch.measures GROUP BY cut"
+            "sumIf(sum, signal = 'performance_output_tokens_sum'), "
+            "sumIf(n, signal = 'cost_spend_sum'), sumIf(sum, signal = 'cost_spend_sum') "
+            "FROM gatewatch.measures GROUP BY cut"
         )
     }
     tally = sent.tally
@@ -145,11 +181,20 @@ def prove(sink: Sink, sent: Sent) -> list[Claim]:
         Claim("failed calls", tally.errors, errors),
         Claim("input tokens of the calls", tally.input_tokens, input_tokens),
         Claim("output tokens of the calls", tally.output_tokens, output_tokens),
-        *_aggregated("calls ended", tally.ended, [by_cut.get(cut.name, nothing)[0] for cut in CUTS]),
-        *_aggregated("failed calls", tally.errors, [by_cut.get(cut.name, nothing)[1] for cut in CUTS]),
-        *_aggregated("input tokens", tally.input_tokens, [by_cut.get(cut.name, nothing)[2] for cut in CUTS]),
-        *_aggregated(
-            "output tokens", tally.output_tokens, [by_cut.get(cut.name, nothing)[3] for cut in CUTS]
+        Claim("calls whose cost is known", tally.with_cost, with_cost),
+        Claim("cost of the calls, in nano-USD", tally.cost_nano_usd, cost),
+        *(
+            _aggregated(subject, sent, [by_cut.get(cut.name, (0,) * 6)[place] for cut in CUTS])
+            for place, (subject, sent) in enumerate(
+                (
+                    ("calls ended", tally.ended),
+                    ("failed calls", tally.errors),
+                    ("input tokens", tally.input_tokens),
+                    ("output tokens", tally.output_tokens),
+                    ("calls whose cost is known", tally.with_cost),
+                    ("cost in nano-USD", tally.cost_nano_usd),
+                )
+            )
         ),
     ]
 
@@ -182,12 +227,10 @@ def await_proof(
         time.sleep(_POLL_S)
 
 
-def _aggregated(subject: str, sent: int, cuts: Sequence[int]) -> list[Claim]:
+def _aggregated(subject: str, sent: int, cuts: Sequence[int]) -> Claim:
     """One claim over all cuts: the first cut that differs, or any."""
-    differing = [stored for stored in cuts if stored != sent]
-    return [
-        Claim(f"{subject}, in each of {len(cuts)} aggregates", sent, differing[0] if differing else cuts[0])
-    ]
+    stored = next((stored for stored in cuts if stored != sent), sent)
+    return Claim(f"{subject}, in each of {len(cuts)} aggregates", sent, stored)
 
 
 def _numbers(sink: Sink, sql: str) -> list[int]:

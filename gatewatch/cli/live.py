@@ -25,7 +25,7 @@ __all__ = ["Meter", "Status", "draw", "line", "picture"]
 
 _METER_S: Final = 10.0
 _MODELS_LEAST: Final = 4
-_BOTTOM_ROWS: Final = 5
+_LETTER_ROWS: Final = 3
 _STALE_S: Final = 10.0
 _SLOW_MS: Final = 10_000.0
 """From here on a duration is coloured: ten seconds is where users' attention goes (Nielsen, 1993)."""
@@ -79,20 +79,22 @@ def line(status: Status, overview: Overview) -> str:
         f"lag {_lag(overview)}  {overview.calls_per_s:,.0f} calls/s  "
         f"{overview.error_share:.1%} failed  TTFT p50 {_ms(overview.ttft_p50_ms)} p95 "
         f"{_ms(overview.ttft_p95_ms)}  {_count(overview.input_tokens_per_s)} tokens/s in, "
-        f"{_count(overview.output_tokens_per_s)} out  {overview.rejects:,} dead letters"
+        f"{_count(overview.output_tokens_per_s)} out  ${overview.usd_per_min:,.2f}/min  "
+        f"{overview.rejects:,} dead letters"
     )
 
 
 def draw(status: Status, overview: Overview, width: int, height: int) -> RenderableType:
     """The screen."""
-    bottom = max(len(overview.tenants), min(len(overview.dead_letters), _BOTTOM_ROWS), 1)
+    letters = max(min(len(overview.dead_letters), _LETTER_ROWS), 1)
+    bottom = max(len(overview.tenants), len(overview.dearest) + 3 + letters)
     room = height - (4 + len(status.notes)) - (bottom + 3) - 4
     parts: list[RenderableType] = [_header(status, overview)]
     parts.append(_models(overview, max(_MODELS_LEAST, room), wide=width >= 100))
     grid = Table.grid(expand=True, padding=(0, 2))
     grid.add_column(ratio=1)
     grid.add_column(ratio=1)
-    grid.add_row(_tenants(overview), _dead_letters(overview))
+    grid.add_row(_tenants(overview), Group(_spend(overview), _dead_letters(overview)))
     parts += [Text(), grid]
     parts.extend(Text(note, style="yellow", no_wrap=True, overflow="ellipsis") for note in status.notes)
     return Group(*parts)
@@ -158,7 +160,7 @@ def _models(overview: Overview, most: int, *, wide: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     if wide:
         table.add_column("errors", no_wrap=True, overflow="ellipsis", max_width=18)
-    for name in ("TTFT p50", "p95", "total p95", "tok/s in", "out"):
+    for name in ("TTFT p50", "p95", "total p95", "tok/s in", "out", "$/min"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = overview.models if len(overview.models) <= most else overview.models[: most - 1]
     for model in shown:
@@ -172,13 +174,14 @@ def _models(overview: Overview, most: int, *, wide: bool) -> Table:
             _ms(model.latency_p95_ms),
             _count(model.input_tokens_per_s),
             _count(model.output_tokens_per_s),
+            f"{model.usd_per_min:,.2f}",
         )
     if len(shown) < len(overview.models):
         rest = overview.models[len(shown) :]
         table.add_row(
             Text(f"{len(rest)} more", "dim"),
             f"{sum(model.calls_per_s for model in rest):,.1f}",
-            *[""] * (7 if wide else 6),
+            *[""] * (8 if wide else 7),
         )
     table.add_section()
     table.add_row(
@@ -191,6 +194,7 @@ def _models(overview: Overview, most: int, *, wide: bool) -> Table:
         "",
         _count(overview.input_tokens_per_s),
         _count(overview.output_tokens_per_s),
+        f"{overview.usd_per_min:,.2f}",
     )
     return table
 
@@ -210,11 +214,21 @@ def _tenants(overview: Overview) -> Table:
     return table
 
 
+def _spend(overview: Overview) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
+    table.add_column("most expensive tenants", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("spent", justify="right", no_wrap=True)
+    for tenant in overview.dearest:
+        table.add_row(Text(tenant.tenant) if tenant.tenant else Text("(none)", "dim"), f"${tenant.usd:,.4f}")
+    table.add_row(Text("all tenants", "bold"), Text(f"${overview.usd:,.4f}", "bold"))
+    return table
+
+
 def _dead_letters(overview: Overview) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False)
     table.add_column("dead letters by reason", no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column("lines", justify="right", no_wrap=True)
-    for found in overview.dead_letters[:_BOTTOM_ROWS]:
+    for found in overview.dead_letters[:_LETTER_ROWS]:
         table.add_row(Text(found.reason), f"{found.lines:,}")
     if not overview.dead_letters:
         table.add_row(Text("none", "dim"), "")

@@ -1,7 +1,8 @@
 """What the tables must say, worked out from the topic's bytes alone.
 
 Plain Python that knows the event contract and the catalogue of signals by heart: nothing of
-``signals``, ``streams`` or ``sinks`` is used, so that a mistake there cannot hide here. Slow and simple:
+``signals``, ``streams`` or ``sinks`` is used, so that a mistake there cannot hide here. Costs are those of
+:func:`gatewatch.price`, one call at a time. Slow and simple:
 every value of every series is kept, and quantiles are read off sorted lists.
 """
 
@@ -13,6 +14,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
+
+import gatewatch
+from gatewatch.pricing import Cost
+from gatewatch.usage import Usage, UsageError
 
 __all__ = ["Aggregate", "Key", "Recomputed", "TopicRecord", "differences", "recompute"]
 
@@ -32,6 +37,9 @@ _TIMES: Final = {
     "performance_tpot_us": "tpot_ms",
     "performance_latency_us": "total_ms",
 }
+_OWNERS: Final = frozenset(("gateway", "model", "tenant", "team"))
+"""Cuts of the cost family, but for the spend itself, which has all."""
+_PLAIN_PARTS: Final = ("input", "cache_read", "output", "reasoning")
 _TOKENS: Final = {
     "performance_input_tokens_sum": "input_tokens",
     "performance_output_tokens_sum": "output_tokens",
@@ -161,10 +169,65 @@ def _count(event: dict[str, Any], late: bool, found: Recomputed, samples: dict[K
         measured += [(signal, "", event[name]) for signal, name in _TOKENS.items() if name in event]
         found.input_tokens += event.get("input_tokens", 0)
     measured += [(signal, "", round(event[name] * 1000)) for signal, name in _TIMES.items() if name in event]
+    measured += _costs(event)
     of_event = {"operation": "chat"} | event
     for cut in _CUTS:
         for signal, label, value in measured:
+            if signal.startswith("cost_") and signal != "cost_spend_sum" and cut not in _OWNERS:
+                continue
             samples[_key(signal, label, window_s, cut, of_event)].append(value)
+
+
+def _costs(event: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+    """What the cost family counts of an event."""
+    if event["kind"] not in ("response", "call"):
+        return []
+    said = {name: event[name] for name in Usage.__struct_fields__ if event.get(name) is not None}
+    tokens = sum(event.get(name, 0) for name in ("input_tokens", "output_tokens"))
+    source = event.get("usage_source", "provider") if tokens or said else "missing"
+    found = [("cost_usage_count", source, 0)]
+    cost = None if event.get("gateway_cache_hit") or not said else _cost(event, said)
+    reported = event.get("reported_cost_usd")
+    nano: int | None
+    if event.get("gateway_cache_hit"):
+        status, nano, parts = "free", 0, {}
+    elif cost is not None and cost.cost_usd is not None:
+        status, nano, parts = cost.cost_status, sum(cost.parts_nano_usd.values()), cost.parts_nano_usd
+    elif reported is not None:
+        status, nano = "provider_reported", round(reported * 1e9)
+        parts = {"request": nano}
+    else:
+        status, nano, parts = "unpriced", None, {}
+    found.append(("cost_status_count", status, 0))
+    if said and cost is None and not event.get("gateway_cache_hit"):
+        found.append(("cost_contradictory_count", "", 0))
+    if nano is None:
+        return [*found, ("cost_unpriced_tokens_sum", "", tokens)] if tokens else found
+    by_label: dict[str, int] = defaultdict(int)
+    for part, amount in parts.items():
+        by_label["cache_write" if "write" in part else part if part in _PLAIN_PARTS else "other"] += amount
+    found += [("cost_parts_sum", label, amount) for label, amount in by_label.items() if amount]
+    if status in ("priced", "partial") and not nano and tokens:
+        found.append(("cost_zero_count", "", 0))
+    if reported is not None and status != "provider_reported":
+        found += [
+            ("cost_reported_sum", "", round(reported * 1e9)),
+            ("cost_reported_ours_sum", "", nano),
+        ]
+    return [*found, ("cost_spend_sum", "", nano)]
+
+
+def _cost(event: Mapping[str, Any], said: dict[str, Any]) -> Cost | None:
+    try:
+        return gatewatch.price(
+            event["provider"],
+            event["model"],
+            Usage(**said),
+            at_ms=event["started_at_ms"],
+            service_tier=event.get("service_tier", ""),
+        )
+    except UsageError:
+        return None
 
 
 def _key(signal: str, label: str, window_s: int, cut: str, event: Mapping[str, Any]) -> Key:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ElementTree
+from decimal import Decimal
 
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
 from gatewatch.cli.live import Meter, Status, draw, line, picture
-from streams.overview import DeadLetterCount, ModelRate, Overview, TenantRate
+from streams.overview import DeadLetterCount, ModelRate, Overview, TenantRate, TenantSpend
 
 
 def model(number: int) -> ModelRate:
@@ -25,6 +26,7 @@ def model(number: int) -> ModelRate:
         latency_p95_ms=None,
         input_tokens_per_s=2_500_000.0,
         output_tokens_per_s=999.0,
+        usd_per_min=1.5,
     )
 
 
@@ -43,8 +45,11 @@ OVERVIEW = Overview(
     ttft_p95_ms=1500.0,
     input_tokens_per_s=90_000.0,
     output_tokens_per_s=8000.0,
+    usd_per_min=31.415,
+    usd=Decimal("1234.567890123"),
     models=[model(number) for number in range(20)],
     tenants=[TenantRate(f"tenant-{number}", 10.0, 0.0, 5000.0) for number in range(5)],
+    dearest=[TenantSpend(f"dear-{number}", Decimal(100 - number)) for number in range(3)],
     dead_letters=[DeadLetterCount("invalid_json", 5), DeadLetterCount("invalid_event", 2)],
 )
 NOTHING = Overview(
@@ -62,8 +67,11 @@ NOTHING = Overview(
     ttft_p95_ms=None,
     input_tokens_per_s=0.0,
     output_tokens_per_s=0.0,
+    usd_per_min=0.0,
+    usd=Decimal(0),
     models=[],
     tenants=[],
+    dearest=[],
     dead_letters=[],
 )
 
@@ -99,6 +107,11 @@ def test_it_shows_rates_errors_lag_and_dead_letters() -> None:
         "12.5 s",
         "2.5M",
         "tenant-4",
+        "dear-2",
+        "$98.0000",
+        "$1,234.5679",
+        "$/min",
+        "31.4",
         "invalid_json",
         "worker-0 runs again",
     ):

@@ -8,10 +8,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from mode import Service
 from mode.utils.locks import Event
 
-from streams.consumer import _Consumer
+from streams.consumer import _Checked, _Consumer, _Fetched, checksums_hold
 
 
 def handing_over(test: Callable[[_Consumer, Event], Coroutine[Any, Any, None]]) -> None:
@@ -97,3 +100,49 @@ def test_what_a_hand_over_raises_is_raised_and_nothing_is_left_behind(
     handing_over(test)
     gc.collect()
     assert not left  # a coroutine that was never awaited
+
+
+def batch(offset: int, *values: bytes) -> bytes:
+    """A batch as a broker has it."""
+    builder = DefaultRecordBatchBuilder(
+        magic=2,
+        compression_type=0,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=1 << 16,
+    )
+    for number, value in enumerate(values):
+        assert builder.append(number, timestamp=1, key=None, value=value, headers=[])
+    built = bytes(builder.build())
+    return offset.to_bytes(8) + built[8:]
+
+
+def records(fetched: bytes) -> list[Any]:
+    """What the worker's consumer makes of a fetch."""
+    return list(_Checked(TopicPartition("t", 0), _Fetched(fetched), [], 0, None, None, True, 0))
+
+
+def test_a_fetch_is_read_with_its_checksums_checked_by_us() -> None:
+    fetched = batch(0, b"a", b"b") + batch(2, b"c")
+    assert checksums_hold(fetched) and checksums_hold(b"")
+    assert checksums_hold(fetched + batch(3, b"d")[:-1])  # cut off by the fetch's size
+    assert [record.value for record in records(fetched)] == [b"a", b"b", b"c"]
+
+
+def test_every_damaged_byte_that_a_checksum_covers_is_noticed() -> None:
+    good = batch(0, b"a", b"b")
+    for at in range(16, len(good)):
+        damaged = bytearray(good)
+        damaged[at] ^= 0x40
+        assert not checksums_hold(bytes(damaged)), at
+
+
+def test_what_comes_before_a_damaged_batch_is_handed_over_and_the_damage_is_named() -> None:
+    damaged = bytearray(batch(0, b"a") + batch(1, b"b"))
+    damaged[-2] ^= 1
+    found = _Checked(TopicPartition("t", 0), _Fetched(bytes(damaged)), [], 0, None, None, True, 0)
+    assert next(found).value == b"a"
+    with pytest.raises(CorruptRecordException):
+        next(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from decimal import Decimal
 
 import pytest
 
@@ -12,7 +13,7 @@ from sinks.clickhouse import Sink
 from sinks.row import blocks
 from sinks.schema import STORE
 from sinks.source import add_source
-from streams.overview import SPAN_S, DeadLetterCount, read_overview
+from streams.overview import SPAN_S, DeadLetterCount, TenantSpend, read_overview
 from tests.event import call
 
 
@@ -78,6 +79,12 @@ def test_rates_are_over_the_last_seconds_that_are_stored(sink: Sink) -> None:
     assert second.ttft_p95_ms == 9000.0 and second.latency_p95_ms == 9500.0 and second.errors == {}
     assert [tenant.tenant for tenant in overview.tenants] == ["acme", "beta"]
     assert overview.tenants[0].tokens_per_s == pytest.approx(30 * 45 / SPAN_S)
+    # 30 input tokens at $2.50 and 15 output tokens at $10 for a million; model "slow" has no price.
+    each = Decimal("0.000225")
+    assert overview.usd_per_min == pytest.approx(30 * float(each) / SPAN_S * 60)
+    assert first.usd_per_min == overview.usd_per_min and second.usd_per_min == 0.0
+    assert overview.usd == 30 * each
+    assert overview.dearest == [TenantSpend("acme", 30 * each)]
 
 
 def test_in_the_first_seconds_rates_are_over_the_time_since_the_start(sink: Sink) -> None:

@@ -111,7 +111,14 @@ def test_an_event_that_is_stored_twice_breaks_it(sink: Sink, chunk_records: int)
     lines = events()
     store(sink, [*lines, lines[0], BROKEN], chunk_records=chunk_records)
     counted_twice = {
-        f"{subject}, in each of 7 aggregates" for subject in ("calls ended", "input tokens", "output tokens")
+        f"{subject}, in each of 7 aggregates"
+        for subject in (
+            "calls ended",
+            "input tokens",
+            "output tokens",
+            "calls whose cost is known",
+            "cost in nano-USD",
+        )
     }
     expected = {"events", "events stored twice", "emitters with every number once"}
     assert failing(sink, sent(lines)) == expected | (counted_twice if chunk_records == 5 else set())
@@ -154,6 +161,27 @@ def test_aggregates_that_differ_in_a_single_cut_break_it(sink: Sink) -> None:
         f"FROM {STORE}.chunks FINAL WHERE family = 'performance'"
     )
     assert failing(sink, sent(events())) == {"calls ended, in each of 7 aggregates"}
+
+
+def test_what_was_sent_is_priced_call_by_call() -> None:
+    tally = sent(events()).tally
+    assert (tally.with_cost, tally.cost_nano_usd) == (8, 8 * (100 * 2_500 + 10 * 10_000))
+
+
+def test_a_nano_dollar_too_much_in_the_calls_or_in_an_aggregate_breaks_it(sink: Sink) -> None:
+    store(sink, [*events(), BROKEN])
+    sink.command(
+        f"INSERT INTO {STORE}.chunks SELECT * REPLACE (last_offset + 1 AS last_offset, "
+        "arrayMap((sum, signal, series) -> if(signal = 'cost_spend_sum' AND "
+        "startsWith(series, '[\"tenant\"'), sum + 1, sum), "
+        f"sum, signal, series) AS sum) FROM {STORE}.chunks FINAL WHERE family = 'cost'"
+    )
+    assert failing(sink, sent(events())) == {"cost in nano-USD, in each of 7 aggregates"}
+    sink.command(
+        f"INSERT INTO {STORE}.calls (started_at, call_id, cost_input) SELECT started_at, call_id, "
+        f"cost_input + 1 FROM {STORE}.calls FINAL WHERE call_id = 'call-2'"
+    )
+    assert "cost of the calls, in nano-USD" in failing(sink, sent(events()))
 
 
 def test_waiting_ends_when_the_proof_holds_or_the_wait_is_called_off(
