@@ -128,7 +128,7 @@ def known_names(sink: Sink, scope: Scope, column: str) -> list[str]:
     SinkError
     """
     rows = sink.rows(
-        f"SELECT DISTINCT {column} FROM {STORE}.calls WHERE {_BETWEEN} ORDER BY 1",
+        f"SELECT DISTINCT {column} FROM {STORE}.calls WHERE {_BETWEEN} AND {column} != '' ORDER BY 1",
         {"from_ms": scope.from_ms, "until_ms": scope.until_ms},
     )
     return [str(name) for (name,) in rows]
@@ -310,7 +310,7 @@ def _read(
     scope: Scope | None = None,
     only: str = "true",
 ) -> pa.Table:
-    """Merged calls that started within a span of time, as they are stored, times as milliseconds."""
+    """Merged calls that started within a span of time, as lanes have them, times as milliseconds."""
     parameters: dict[str, Any] = {"from_ms": from_ms, "until_ms": until_ms}
     wanted = [_BETWEEN, only]
     for column in ("provider", "model", "tenant"):
@@ -322,7 +322,9 @@ def _read(
         f"toUnixTimestamp64Milli({name}) AS {name}_ms" if name in _TIMES else name for name in columns
     ]
     table = sink.table(
-        f"SELECT {', '.join(selected)} FROM {STORE}.calls FINAL WHERE {' AND '.join(wanted)}", parameters
+        f"SELECT {', '.join(selected)} FROM {STORE}.calls FINAL WHERE {' AND '.join(wanted)} "
+        "SETTINGS output_format_arrow_low_cardinality_as_dictionary = 1",
+        parameters,
     )
     return table.rename_columns(list(columns)).combine_chunks()
 
