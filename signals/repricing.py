@@ -32,7 +32,7 @@ from gatewatch.price_book import PriceBook
 from gatewatch.pricing import FIELDS
 from signals import spend
 from signals.chunk import WINDOW_S, series_name
-from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT
+from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT, coded
 from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
 from signals.signal import CUTS, DIMENSIONS, Cut
 
@@ -209,7 +209,7 @@ class Correction:
         table = _as_it_ended(table, lane)
         minute = _ints(table, "cost_minute")
         window = np.where(minute > 0, minute, _ints(table, "last_at") // _MINUTE_MS)
-        cell, place = np.unique(self._combine(table) << _WINDOW_BITS | window, return_inverse=True)
+        cell, place = _distinct(self._combine(table) << _WINDOW_BITS | window)
         found: dict[tuple[str, str], NDArray[np.int64]] = {}
         for costs_of, sign in ((lane, -1), (_better(_repriced(table, texts), lane), 1)):
             for signal, (label, rows, values) in spend.select(_as_events(table, costs_of)):
@@ -245,7 +245,7 @@ class Correction:
                 if cut.name not in _SIGNALS[name].cuts:
                     continue
                 key = rank[of_combination[cell >> _WINDOW_BITS]] << _WINDOW_BITS | (cell & _WINDOW)
-                keys, place = np.unique(key, return_inverse=True)
+                keys, place = _distinct(key)
                 sums = np.zeros((2, len(keys)), dtype=np.int64)
                 np.add.at(sums[0], place, n)
                 np.add.at(sums[1], place, total)
@@ -271,17 +271,23 @@ class Correction:
     def _combine(self, table: pa.Table) -> Ints:
         """A number for each row's combination of dimensions, the same in every table."""
         key = np.zeros(table.num_rows, dtype=np.int64)
-        columns: list[Ints] = []
+        columns: list[tuple[Ints, Ints]] = []
+        size = 1
         for name, numbers in zip(DIMENSIONS, self._names, strict=True):
-            encoded = _whole(table[name]).dictionary_encode()
-            known = [numbers.setdefault(text, len(numbers)) for text in encoded.dictionary.to_pylist()]
-            codes = encoded.indices.to_numpy().astype(np.int64)
-            columns.append(np.array(known, dtype=np.int64)[codes])
-            _, key = np.unique(key * len(known) + codes, return_inverse=True)
-        first = np.unique(key, return_index=True)[1]
-        combinations = zip(*(column[first].tolist() for column in columns), strict=True)
+            codes, names = coded(table, name)
+            known = [numbers.setdefault(text, len(numbers)) for text in names]
+            columns.append((np.array(known, dtype=np.int64), codes))
+            if size * len(names) >= 1 << 62:
+                distinct, key = _distinct(key)
+                size = len(distinct)
+            key, size = key * len(names) + codes, size * len(names)
+        distinct, place = _distinct(key)
+        first = np.empty(len(distinct), dtype=np.int64)
+        first[place] = np.arange(len(place))
+        of_first = (known[codes[first]].tolist() for known, codes in columns)
+        combinations = zip(*of_first, strict=True)
         numbered = [self._combinations.setdefault(of, len(self._combinations)) for of in combinations]
-        return np.array(numbered, dtype=np.int64)[key]
+        return np.array(numbered, dtype=np.int64)[place]
 
     def _series_of(self, cut: Cut, numbers: dict[str, int]) -> Ints:
         """The number of each combination's series in a cut."""
@@ -313,6 +319,8 @@ def _as_it_ended(table: pa.Table, lane: Costs) -> pa.Table:
             worse = (column >> RANK_SHIFT) < least
             if (worse & (column != 0)).any():
                 table = _set(table, name, pa.array(np.where(worse, 0, column)))
+    if "tool_requests" in table.column_names and not pc.any(pc.not_equal(table["tool_requests"], "")).as_py():
+        table = table.drop_columns(["tool_requests"])  # reading text row by row is what takes time
     return table
 
 
@@ -445,6 +453,12 @@ def _where(mask: Bools, one: Costs, other: Costs) -> Costs:
         text=np.where(mask, one.text, other.text),
         texts=one.texts,
     )
+
+
+def _distinct(values: Ints) -> tuple[Ints, Ints]:
+    """Distinct values and the place of each among them; hashing takes a tenth of what sorting does."""
+    encoded = pa.array(values).dictionary_encode()
+    return encoded.dictionary.to_numpy(), encoded.indices.to_numpy().astype(np.int64)
 
 
 def _whole(column: Any) -> pa.Array:
