@@ -45,7 +45,6 @@ _BUCKET_BITS: Final = 11
 _MASK_WINDOW: Final = (1 << _WINDOW_BITS) - 1
 _MASK_SERIES: Final = (1 << SERIES_BITS) - 1
 _MASK_BUCKET: Final = (1 << _BUCKET_BITS) - 1
-_COMBINATIONS_KEPT: Final = 20_000
 _DENSE_CELLS: Final = 1 << 21
 
 _ALL: Final = Cut("all", ())
@@ -141,7 +140,6 @@ class Chunk:
         self._series: dict[tuple[str, ...], int] = {}
         self._series_names: list[str] = []
         self._in_cut = dict.fromkeys((cut.name for cut in CUTS), 0)
-        self._combinations: dict[tuple[str, ...], tuple[int, ...]] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._tallies = {name: _Tally(2) for name in FAMILIES}
         self._buckets = _Tally(1)
@@ -240,34 +238,22 @@ class Chunk:
         Each event's combination, shape (n,); the series of each combination in each cut, shape
         (combinations, cuts); the window of each combination.
         """
-        n = len(window)
         base = int(window.min())
-        key, size = window - base, int(window.max()) - base + 1
-        for codes, names in dimensions:
-            if size * len(names) >= 1 << 62:
-                encoded = pa.array(key).dictionary_encode()
-                key, size = encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
-            key, size = key * len(names) + codes, size * len(names)
-        # First-come order, which the series limit depends on, is what this encoding keeps.
-        combination = pa.array(key).dictionary_encode().indices.to_numpy().astype(np.int64)
-        first = np.empty(int(combination.max()) + 1, dtype=np.int64)
-        first[combination[::-1]] = np.arange(n - 1, -1, -1)
-        columns = [[names[i] for i in codes[first].tolist()] for codes, names in dimensions]
-        series = np.array(
-            [self._combination(values) for values in zip(*columns, strict=True)], dtype=np.int64
+        span = int(window.max()) - base + 1
+        combination, first = _first_come(
+            [(window - base, span), *((c, len(names)) for c, names in dimensions)]
         )
+        of = {
+            dimension: (codes[first], names)
+            for dimension, (codes, names) in zip(DIMENSIONS, dimensions, strict=True)
+        }
+        series = np.empty((len(first), len(CUTS)), dtype=np.int64)
+        for place, cut in enumerate(CUTS):
+            own = [of[dimension] for dimension in cut.dimensions]
+            which, firsts = _first_come([(codes, len(names)) for codes, names in own])
+            values = zip(*([names[i] for i in codes[firsts].tolist()] for codes, names in own), strict=True)
+            series[:, place] = np.array([self._series_of(cut, value) for value in values])[which]
         return combination, series, window[first]
-
-    def _combination(self, values: tuple[str, ...]) -> tuple[int, ...]:
-        """The series of a combination of dimensions, one for each cut."""
-        found = self._combinations.get(values)
-        if found is None:
-            of = dict(zip(DIMENSIONS, values, strict=True))
-            found = tuple(self._series_of(cut, tuple(of[name] for name in cut.dimensions)) for cut in CUTS)
-            if len(self._combinations) >= _COMBINATIONS_KEPT:
-                self._combinations.clear()  # a cache of what _series_of says, no state
-            self._combinations[values] = found
-        return found
 
     def _series_of(self, cut: Cut, values: tuple[str, ...]) -> int:
         key = (cut.name, *values)
@@ -356,6 +342,30 @@ def _rank(values: Sequence[Any]) -> Ints:
     rank = np.empty(len(values), dtype=np.int64)
     rank[sorted(range(len(values)), key=values.__getitem__)] = np.arange(len(values))
     return rank
+
+
+def _first_come(keys: list[tuple[Ints, int]]) -> tuple[Ints, Ints]:
+    """Number distinct combinations of keys in the order in which they come: series limits depend on it.
+
+    Parameters
+    ----------
+    keys
+        Keys of shape (n,), and the number of values that each can have.
+
+    Returns
+    -------
+    Each row's number, shape (n,), and the first row of each number.
+    """
+    key, size = keys[0]
+    for more, values in keys[1:]:
+        if size * values >= 1 << 62:
+            encoded = pa.array(key).dictionary_encode()
+            key, size = encoded.indices.to_numpy().astype(np.int64), len(encoded.dictionary)
+        key, size = key * values + more, size * values
+    number = pa.array(key).dictionary_encode().indices.to_numpy().astype(np.int64)
+    first = np.empty(int(number.max()) + 1, dtype=np.int64)
+    first[number[::-1]] = np.arange(len(number) - 1, -1, -1)
+    return number, first
 
 
 def _ranges(start: Ints, stop: Ints) -> Ints:
