@@ -126,6 +126,8 @@ class Costs(Struct, frozen=True):
 class Repriced(Struct, frozen=True):
     """What computing the costs of stored calls again gave."""
 
+    reported: Costs
+    """What lanes have stored."""
     before: Costs
     """What counted until now."""
     after: Costs
@@ -167,6 +169,7 @@ def reprice(table: pa.Table, book: PriceBook, version: int, read_ms: int) -> Rep
     )
     changed = differs & wins
     return Repriced(
+        reported=lane,
         before=before,
         after=_where(changed, now, before),
         changed=changed,
@@ -190,6 +193,8 @@ class Correction:
     """
 
     def __init__(self) -> None:
+        self.calls = 0
+        """So many calls were added."""
         self._names: tuple[dict[str, int], ...] = tuple({} for _ in DIMENSIONS)
         self._combinations: dict[tuple[int, ...], int] = {}
         self._slots: dict[tuple[str, str], list[NDArray[np.int64]]] = {}
@@ -202,16 +207,38 @@ class Correction:
         table
             :data:`MEASURED_BY` of merged calls whose ``repriced`` is not empty.
         """
-        if not table.num_rows:
+        if table.num_rows:
+            texts = _Texts()
+            lane = _reported(table, texts)
+            self._add(table, lane, _better(_repriced(table, texts), lane))
+
+    def add_priced(self, table: pa.Table, found: Repriced) -> None:
+        """Add calls that have just been priced again, as if what changed had been stored and read.
+
+        Parameters
+        ----------
+        table
+            :data:`MEASURED_BY` of all calls that ``found`` speaks of; others than those that were ever
+            priced again are left out here.
+        """
+        has = pc.binary_length(_whole(table["repriced"])).to_numpy(zero_copy_only=False) > 0
+        rows = np.flatnonzero(has | found.changed)
+        if not len(rows):
             return
-        texts = _Texts()
-        lane = _reported(table, texts)
+        if len(rows) < table.num_rows:
+            table = table.take(pa.array(rows))
+            self._add(table, _rows_of(found.reported, rows), _rows_of(found.after, rows))
+        else:
+            self._add(table, found.reported, found.after)
+
+    def _add(self, table: pa.Table, lane: Costs, counted: Costs) -> None:
+        self.calls += table.num_rows
         table = _as_it_ended(table, lane)
         minute = _ints(table, "cost_minute")
         window = np.where(minute > 0, minute, _ints(table, "last_at") // _MINUTE_MS)
         cell, place = _distinct(self._combine(table) << _WINDOW_BITS | window)
         found: dict[tuple[str, str], NDArray[np.int64]] = {}
-        for costs_of, sign in ((lane, -1), (_better(_repriced(table, texts), lane), 1)):
+        for costs_of, sign in ((lane, -1), (counted, 1)):
             for signal, (label, rows, values) in spend.select(_as_events(table, costs_of)):
                 if not len(rows):
                     continue
@@ -442,6 +469,17 @@ def _rows(table: pa.Table, costs: Costs, rows: NDArray[np.intp]) -> pa.Table:
 def _better(again: Costs, lane: Costs) -> Costs:
     """What counts: the cost that was computed again, unless the lane knew better usage or newer prices."""
     return _where((again.version > 0) & (again.head() >= lane.head()), again, lane)
+
+
+def _rows_of(costs: Costs, rows: NDArray[np.intp]) -> Costs:
+    return Costs(
+        rank=costs.rank[rows],
+        version=costs.version[rows],
+        read_ms=costs.read_ms[rows],
+        amounts=costs.amounts[:, rows],
+        text=costs.text[rows],
+        texts=costs.texts,
+    )
 
 
 def _where(mask: Bools, one: Costs, other: Costs) -> Costs:

@@ -68,6 +68,11 @@ class Scope(Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     tenants: tuple[str, ...] = ()
 
+    @property
+    def is_all(self) -> bool:
+        """Whether all calls of the time are meant."""
+        return not (self.providers or self.models or self.tenants)
+
 
 class Change(Struct, frozen=True, kw_only=True):
     """What repricing did to the calls of a tenant and a model; money in nano-USD."""
@@ -163,19 +168,30 @@ def reprice_calls(
     """
     total = _Total(version)
     run = None if dry_run else _Run(sink, scope, version)
+    columns = PRICED_BY if run is None else tuple(dict.fromkeys((*PRICED_BY, *MEASURED_BY)))
     for hour_ms, calls in _counts(sink, scope.from_ms, scope.until_ms, _HOUR_MS):
         begin, end = max(hour_ms, scope.from_ms), min(hour_ms + _HOUR_MS, scope.until_ms)
+        began_ms = _now_ms(sink)
+        seen = Correction()
         for from_ms, until_ms, held in _slices(sink, begin, end, calls):
             read_ms = _now_ms(sink)
-            table = _read(sink, PRICED_BY, from_ms, until_ms, scope)
+            table = _read(sink, columns, from_ms, until_ms, scope)
             if table.num_rows:
                 found = reprice(table, book, version, read_ms)
                 total.add(table, found)
-                if run is not None and found.rows.num_rows:
-                    sink.insert(f"{STORE}.calls", found.rows)
+                if run is not None:
+                    if found.rows.num_rows:
+                        sink.insert(f"{STORE}.calls", found.rows)
+                    seen.add_priced(table, found)
             on_progress(held)
         if run is not None:
-            _correct(sink, hour_ms)
+            read_ms = _now_ms(sink)
+            # All calls of the hour have been seen, and nobody else can have changed their costs: what is
+            # stored is known. Otherwise it is read again.
+            if scope.is_all and end - begin == _HOUR_MS and run.is_alone(began_ms):
+                _correct(sink, hour_ms, read_ms, seen)
+            else:
+                _correct(sink, hour_ms, read_ms, _stored(sink, hour_ms))
     outcome = total.outcome()
     if run is not None:
         run.finish(outcome)
@@ -185,23 +201,27 @@ def reprice_calls(
 # -- the aggregates ------------------------------------------------------------------------------
 
 
-def _correct(sink: Sink, hour_ms: int) -> None:
-    """Write what the aggregates lack of the costs of an hour's calls, and merge those minutes again."""
-    until_ms = hour_ms + _HOUR_MS
-    repriced = sum(calls for _, calls in _counts(sink, hour_ms, until_ms, _HOUR_MS, "repriced != ''"))
-    if not repriced:
-        return
-    read_ms = _now_ms(sink)
+def _stored(sink: Sink, hour_ms: int) -> Correction:
+    """What the aggregates lack of the costs of an hour's calls, as they are stored."""
     correction = Correction()
-    for begin, end, _ in _slices(sink, hour_ms, until_ms, repriced, "repriced != ''"):
-        correction.add(_read(sink, MEASURED_BY, begin, end, only="repriced != ''"))
-    differences = correction.differences()
+    until_ms, only = hour_ms + _HOUR_MS, "repriced != ''"
+    repriced = sum(calls for _, calls in _counts(sink, hour_ms, until_ms, _HOUR_MS, only))
+    if repriced:
+        for begin, end, _ in _slices(sink, hour_ms, until_ms, repriced, only):
+            correction.add(_read(sink, MEASURED_BY, begin, end, only=only))
+    return correction
+
+
+def _correct(sink: Sink, hour_ms: int, read_ms: int, correction: Correction) -> None:
+    """Write what the aggregates lack of the costs of an hour's calls, and merge those minutes again."""
+    if not correction.calls:
+        return
     written = sink.rows(
         f"SELECT DISTINCT first_offset FROM {STORE}.chunks "
         "WHERE opened_at = fromUnixTimestamp64Milli({hour_ms:Int64}) AND source = {source:UInt64}",
         {"hour_ms": hour_ms, "source": CORRECTIONS},
     )
-    chunks = _chunks(differences, {int(window) for (window,) in written}, hour_ms, read_ms)
+    chunks = _chunks(correction.differences(), {int(window) for (window,) in written}, hour_ms, read_ms)
     if not chunks.num_rows:
         return
     sink.insert(f"{STORE}.chunks", chunks)
@@ -412,6 +432,18 @@ class _Run:
             "price_version": version,
         }
         self._write(_BEGUN, 0, 0, 0, 0, 0)
+
+    def is_alone(self, since_ms: int) -> bool:
+        """Whether no other run can have stored anything since then.
+
+        Asked after something was stored: a run that begins afterwards reads it.
+        """
+        others = self._sink.rows(
+            f"SELECT count() FROM {STORE}.reprices FINAL WHERE run != {{run:UUID}} "
+            f"AND (state = {_BEGUN} OR toUnixTimestamp64Milli(finished_at) >= {{since_ms:Int64}})",
+            {"run": self._row["run"], "since_ms": since_ms},
+        )
+        return not others[0][0]
 
     def finish(self, outcome: Outcome) -> None:
         self._write(

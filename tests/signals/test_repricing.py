@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewatch.contract import Contract
-from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
+from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token, UsageSource
 from gatewatch.price_book import PriceBook, default_book
 from signals.column import CALL_COLUMNS, CallBatch
 from signals.cost import COLUMNS, STATUSES, costs
@@ -128,7 +128,7 @@ def test_only_the_best_source_of_usage_is_charged() -> None:
     assert found.after.total().tolist() == [1_650_000]
 
 
-def ended(source: str, tokens: int) -> Response:
+def ended(source: UsageSource, tokens: int) -> Response:
     return Response(at_ms=T0_MS, **BASE, usage_source=source, input_tokens=tokens, output_tokens=0)
 
 
