@@ -348,7 +348,7 @@ def test_calls_that_come_between_any_two_steps_are_not_lost(sink: Sink) -> None:
 
 @pytest.mark.parametrize("at", [2, 3, 4])
 def test_a_run_in_the_middle_of_another_loses_nothing(sink: Sink, at: int) -> None:
-    """Before the calls, the correction or the windows of the first are stored, a second does all of its own."""
+    """Before calls, correction or windows of the first are stored, the second does all of its own."""
     store(sink, *some_calls()[:8])
     acme = Scope(from_ms=ALL.from_ms, until_ms=ALL.until_ms, tenants=("acme",))
 
