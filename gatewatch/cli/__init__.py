@@ -30,6 +30,7 @@ PIPELINE: Final = {
     "traffic": "gatewatch.cli.traffic",
     "dead-letters": "gatewatch.cli.dead_letters",
     "reprice": "gatewatch.cli.reprice",
+    "export": "gatewatch.cli.export",
 }
 
 

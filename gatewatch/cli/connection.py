@@ -30,14 +30,14 @@ def connected(command: str, data: Path | None) -> Iterator[Sink]:
     """
     import logging
 
-    from gatewatch.cli.query import QueryError, password_of, served
+    from gatewatch.cli.query import QueryError, password_of, served_address
     from sinks.clickhouse import Sink, SinkError
     from streams.setting import Settings
 
     # What its client has to say about an address that does not answer is said by the error.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     try:
-        with served(None, data, command) as (address, directory):
+        with served_address(None, data, command) as (address, directory):
             user = "writer" if directory is not None else Settings.from_environment().clickhouse_user
             with contextlib.closing(Sink(address, user, password_of(user, directory))) as sink:
                 yield sink

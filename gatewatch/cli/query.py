@@ -75,7 +75,7 @@ def command(
         raise typer.Exit(2)
     chosen = output or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     try:
-        with served(url, data) as (address, directory):
+        with served_address(url, data, "query") as (address, directory):
             secret = password if password is not None else password_of(user, directory)
             _Query(address, user, secret, text).run(chosen)
     except QueryError as error:
@@ -91,22 +91,22 @@ def command(
 
 
 @contextlib.contextmanager
-def served(
-    url: str | None, data: Path | None, command_name: str = "query"
-) -> Iterator[tuple[str, Path | None]]:
-    """Where to ask, and the data directory if it is one's, starting an engine over a directory at rest.
+def served_address(url: str | None, data: Path | None, command: str) -> Iterator[tuple[str, Path | None]]:
+    """Where to ask, starting an engine over a directory at rest; and the directory, where there is one.
 
     Raises
     ------
     QueryError
         There is nothing to ask.
+    typer.Exit
+        A setting is wrong; that is said in the name of the command.
     """
     from streams.setting import SettingError, Settings
 
     try:
         settings = Settings.from_environment()
     except SettingError as error:
-        print(f"gatewatch {command_name}: {error}", file=sys.stderr)
+        print(f"gatewatch {command}: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
     if url is None and data is None and "GATEWATCH_CLICKHOUSE_URL" in os.environ:
         url = settings.clickhouse_url
@@ -155,7 +155,7 @@ def _engine_at_rest(directory: Path) -> Iterator[str]:
 
 
 def password_of(user: str, directory: Path | None) -> str:
-    """The password of a user, from the environment or from the data directory; empty for none."""
+    """The password of a user as the environment or the data directory has it; empty without one."""
     if user == "reader":
         return os.environ.get("GATEWATCH_READER_PASSWORD", "")
     given = os.environ.get("GATEWATCH_CLICKHOUSE_PASSWORD", "")

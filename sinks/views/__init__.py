@@ -12,6 +12,7 @@ from typing import Final
 
 from sinks.view import View
 from sinks.views import call, measure, pipeline, repricing
+from sinks.views import call, chargeback, driver, gap, measure, pipeline
 
 __all__ = ["ALL_VIEWS"]
 
@@ -20,4 +21,7 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *measure.VIEWS,
     *pipeline.VIEWS,
     *repricing.VIEWS,
+    *chargeback.VIEWS,
+    *driver.VIEWS,
+    *gap.VIEWS,
 )

@@ -1,0 +1,278 @@
+"""`gatewatch export`: stored calls in the formats of other tools."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Final, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from gatewatch.price_book import PriceBook
+    from sinks.clickhouse import Sink
+    from sinks.focus.charge import Summary
+    from sinks.focus.file import RowFile
+
+commands = typer.Typer(no_args_is_help=True, help="Stored calls in the formats of other tools.")
+
+_INTERRUPTED: Final = 130
+_TERMINATED: Final = 143
+_NAMED: Final = 5
+"""Models without a price that are named; the others are counted."""
+_TIMEOUT_S: Final = 600
+
+
+class Format(StrEnum):
+    """How a file is written."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class Grain(StrEnum):
+    """The time of a row."""
+
+    DAY = "day"
+    HOUR = "hour"
+
+
+class _RefusedError(Exception):
+    """What was asked for cannot be given; nothing is left behind."""
+
+
+@commands.callback()
+def _group() -> None:
+    """Keep `focus` a name, though it is the only command."""
+
+
+@commands.command()
+def focus(
+    month: Annotated[str | None, typer.Option(help="The month, as 2026-11, UTC.", show_default=False)] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="Instead: the first day, as 2026-11-01, UTC.", show_default=False),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", help="The day after the last one.", show_default=False)
+    ] = None,
+    format_: Annotated[
+        Format | None,
+        typer.Option("--format", help="Default: parquet for a FILE of that name, else csv."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option("--output", metavar="FILE", help="Where to write; - is standard output.")
+    ] = "-",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write the metadata of the specification there, as JSON.", show_default=False
+        ),
+    ] = None,
+    grain: Annotated[Grain, typer.Option(help="What time a row is about.")] = Grain.DAY,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A tag of the calls that rows tell apart; may be repeated, * is all of them.",
+            show_default=False,
+        ),
+    ] = None,
+    issuer: Annotated[str, typer.Option(help="InvoiceIssuerName: who charges the tenants.")] = "gatewatch",
+    billing_account: Annotated[
+        str, typer.Option(help="BillingAccountId: whom all of it is charged to.")
+    ] = "gatewatch",
+    fail_on_unpriced: Annotated[
+        bool, typer.Option("--fail-on-unpriced", help="Write no file when calls have no price; end with 1.")
+    ] = False,
+    url: Annotated[str | None, typer.Option("--url", help="ClickHouse's HTTP interface.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Data directory, running or at rest.")] = None,
+    user: Annotated[str, typer.Option("--user", help="reader or writer, or a server's user.")] = "reader",
+    password: Annotated[
+        str | None, typer.Option("--password", help="Better by environment: see gatewatch query.")
+    ] = None,
+) -> None:
+    """Write what calls cost as FOCUS 1.4, the FinOps Open Cost and Usage Specification.
+
+    A row is a day or hour, who called, the model and the meter, such as cached input tokens. All rows sum
+    to the calls' cost, to the nano-dollar. Calls without a price are in no row: they are counted on
+    standard error. docs/focus.md explains the columns.
+
+    Example: gatewatch export focus --month 2026-11 --format parquet --output 2026-11.parquet
+    """
+    start, end = _time(month, from_, to)
+    chosen = format_ or (Format.PARQUET if output.endswith(".parquet") else Format.CSV)
+    if chosen is Format.PARQUET and output == "-" and sys.stdout.isatty():
+        _wrong_usage("Parquet is no text for a terminal: name a file with --output")
+    for name, value in (("--issuer", issuer), ("--billing-account", billing_account)):
+        if not value.strip():
+            _wrong_usage(f"{name} is empty, which the specification does not allow")
+    if metadata is not None and output != "-" and metadata.resolve() == Path(output).resolve():
+        _wrong_usage("--metadata and --output name the same file")
+    from gatewatch.cli.query import QueryError, password_of, served_address
+    from sinks.clickhouse import Sink, SinkError
+    from sinks.focus.charge import ExportError, Summary, charges, periods
+    from sinks.focus.column import metadata as metadata_of
+    from sinks.focus.file import CsvFile, ParquetFile, new_file
+
+    # What their clients have to say about an address that does not answer is said by the error.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    summary = Summary()
+    written_at = datetime.now(UTC)
+    try:
+        with contextlib.ExitStack() as stack:
+            # Unfinished files go when it is asked to end, too.
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
+            target: IO[bytes] = sys.stdout.buffer
+            if output != "-":
+                target = stack.enter_context(new_file(Path(output), force=force))
+            if metadata is not None:
+                said = metadata_of(written_at=written_at, start=start, end=end, grain=grain.value)
+                beside = stack.enter_context(new_file(metadata, force=force))
+                beside.write(json.dumps(said, indent=2).encode() + b"\n")
+            address, directory = stack.enter_context(served_address(url, data, "export"))
+            secret = password if password is not None else password_of(user, directory)
+            sink = Sink(address, user, secret, timeout_s=_TIMEOUT_S)
+            stack.callback(sink.close)
+            book, listed = _prices(sink)
+            file: RowFile = (CsvFile if chosen is Format.CSV else ParquetFile)(target)
+            spans = periods(start, end, grain.value)
+            for number, (first, last) in enumerate(spans, 1):
+                _progress(f"{first:%Y-%m-%d %H:%M}, {number} of {len(spans)}")
+                for rows in charges(
+                    sink,
+                    first,
+                    last,
+                    book=book,
+                    listed=listed,
+                    summary=summary,
+                    issuer=issuer,
+                    billing_account=billing_account,
+                    tags=tag or (),
+                ):
+                    file.write(rows)
+            file.close()
+            target.flush()
+            _progress("")
+            if fail_on_unpriced and summary.calls["unpriced"]:
+                raise _RefusedError(f"{_unpriced(summary)}; nothing was written to a file")
+    except FileExistsError as error:
+        there = error.filename2 or error.filename
+        _fail(f"{there} is there already: choose another name, or --force, which replaces files")
+    except (QueryError, SinkError, ExportError, _RefusedError) as error:
+        _fail(_advice(str(error), getattr(error, "code", None)))
+    except BrokenPipeError:
+        # The reader of our output has seen enough, `| head` for one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    except OSError as error:
+        _fail(f"cannot write {error.filename or output}: {error.strerror}")
+    except KeyboardInterrupt:
+        _say("cancelled")
+        raise typer.Exit(_INTERRUPTED) from None
+    _report(summary)
+
+
+def _prices(sink: Sink) -> tuple[PriceBook, PriceBook]:
+    """The prices with and without contracts."""
+    from gatewatch.price_book import default_book
+
+    return default_book(), default_book()
+
+
+def _time(month: str | None, from_: str | None, to: str | None) -> tuple[datetime, datetime]:
+    if (month is None) == (from_ is None and to is None):
+        _wrong_usage("say which time, in one way: --month, or --from and --to")
+    if month is not None:
+        if not re.fullmatch(r"\d{4}-\d{2}", month, re.ASCII):
+            _wrong_usage(f"--month {month!r} is no month; write it as 2026-11")
+        start = _day("--month", f"{month}-01")
+        return start, (start + timedelta(days=32)).replace(day=1)
+    if from_ is None or to is None:
+        _wrong_usage("--from and --to go together")
+    start, end = _day("--from", from_), _day("--to", to)
+    if start >= end:
+        _wrong_usage(f"--from {from_} is not before --to {to}")
+    return start, end
+
+
+def _day(option: str, text: str) -> datetime:
+    try:
+        day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        _wrong_usage(f"{option} {text!r} is no day; write it as 2026-11-01")
+    # What the engine's dates can hold, and a year beyond it less.
+    if not 1970 <= day.year < 2100:
+        _wrong_usage(f"{option} {text!r} is not between 1970 and 2100")
+    return day
+
+
+def _advice(message: str, code: int | None) -> str:
+    if code in (159, 241):  # TIMEOUT_EXCEEDED, MEMORY_LIMIT_EXCEEDED
+        return f"{message} (--grain hour asks for less at once; --user writer has no limits)"
+    return message
+
+
+def _unpriced(summary: Summary) -> str:
+    most = summary.unpriced.most_common(_NAMED)
+    names = ", ".join(f"{_plain('/'.join(names))} ({calls})" for names, calls in most)
+    rest = len(summary.unpriced) - len(most)
+    more = f" and {rest} more models" if rest else ""
+    return (
+        f"{summary.calls['unpriced']} calls with {summary.unpriced_tokens} tokens have no price and are in "
+        f"no row: {names}{more}"
+    )
+
+
+def _report(summary: Summary) -> None:
+    from gatewatch.money import usd
+
+    priced = sum(calls for status, calls in summary.calls.items() if status not in ("", "unpriced"))
+    _say(f"{summary.rows} rows of {priced} calls, {usd(summary.cost_nano_usd * 1000)} USD")
+    if summary.calls["unpriced"]:
+        _say(_unpriced(summary) + " (--fail-on-unpriced refuses such a time)")
+    if summary.calls["partial"]:
+        _say(f"{summary.calls['partial']} calls are priced in part; x_CostStatus says which rows")
+    if summary.calls[""]:
+        _say(f"{summary.calls['']} calls have not ended, as far as is known, and are in no row")
+    if summary.no_unit_price_nano_usd:
+        _say(
+            f"{usd(summary.no_unit_price_nano_usd * 1000)} USD of it were priced by other prices than those "
+            "at hand: their rows have no unit price (x_UnitPriceSource is cost)"
+        )
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise SystemExit(_TERMINATED)
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _say(message: str) -> None:
+    print(f"gatewatch export: {message}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _progress("")
+    _say(message)
+    raise typer.Exit(1) from None
+
+
+def _wrong_usage(message: str) -> NoReturn:
+    _say(message)
+    raise typer.Exit(2)
