@@ -154,6 +154,8 @@ def reprice_calls(
     ----------
     sink
         Of the user ``writer``.
+    scope
+        Of a time whose chunks are all there: they are kept for 400 days from when each was begun.
     version, book
         The prices, and their number in the ledger.
     dry_run

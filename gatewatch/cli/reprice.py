@@ -27,6 +27,9 @@ class Format(StrEnum):
 
 
 _NAME: Final = "reprice"
+_AHEAD_MS: Final = 3_600_000
+_OLDEST_DAYS: Final = 380
+"""A window is merged again from all of its chunks, and a chunk expires by when it was begun."""
 
 
 def command(
@@ -79,10 +82,18 @@ def command(
         except ValueError as error:
             wrong_usage(_NAME, f"{option} {error}")
 
+    now_ms = round(time.time() * 1000)
     from_ms = moment("--from", from_)
-    until_ms = moment("--to", to) if to is not None else round(time.time() * 1000)
+    # No call starts later than that, and times have bounds where they are stored.
+    until_ms = min(moment("--to", to), now_ms + _AHEAD_MS) if to is not None else now_ms
     if from_ms >= until_ms:
-        wrong_usage(_NAME, f"--from {from_} is not before --to {to or 'now'}")
+        wrong_usage(_NAME, f"--from {from_} is not before --to {to or 'now'}, or in the future")
+    if from_ms < now_ms - _OLDEST_DAYS * 86_400_000:
+        wrong_usage(
+            _NAME,
+            f"--from {from_} is more than {_OLDEST_DAYS} days ago: what aggregates are made of is kept "
+            "for 400 days, and could be there in part",
+        )
     scope = Scope(
         from_ms=from_ms,
         until_ms=until_ms,

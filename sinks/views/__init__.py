@@ -11,8 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import call, measure, pipeline, repricing
-from sinks.views import call, chargeback, driver, gap, measure, pipeline
+from sinks.views import call, chargeback, driver, gap, measure, pipeline, repricing
 
 __all__ = ["ALL_VIEWS"]
 
