@@ -74,6 +74,7 @@ def command(
     Example: gatewatch reprice --from 2026-11-01 --to 2026-12-01 --model gpt-4o --dry-run
     """
     from gatewatch.cli.moment import moment_ms
+    from sinks.clickhouse import SinkError
     from sinks.repricing import Scope, newest_prices, reprice_calls
 
     def moment(option: str, text: str) -> int:
@@ -108,11 +109,9 @@ def command(
         try:
             with _progress(sink, scope) as advance:
                 outcome = reprice_calls(sink, scope, version, book, dry_run=dry_run, on_progress=advance)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SinkError):
             if not dry_run:
-                say(
-                    _NAME, "interrupted; what is stored is right as far as it goes, run it again for the rest"
-                )
+                say(_NAME, "not all is done; running it again completes it")
             raise
     _print(outcome, chosen, dry_run)
 
