@@ -430,6 +430,8 @@ class PriceBook:
             thresholds=thresholds,
             charges=() if row.free else tuple(charges),
             gaps=() if row.free else tuple(gaps),
+            # Why it is free, and where else its cost may be found, stands with every call.
+            notes=(row.source,) if row.free and row.source else (),
             tools=tuple(tools),
             expects=() if row.free else _expects(rates),
             free=row.free,

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -211,8 +212,13 @@ def _kind_of(value: object) -> str:
 
 def _says(provider: object, *words: str) -> bool:
     """Whether the provider's name holds one of the words, however it is spelled."""
-    name = str(provider).lower().replace("-", "").replace("_", "").replace(".", "")
+    name = _letters(str(provider))
     return any(word in name for word in words)
+
+
+@lru_cache(maxsize=256)
+def _letters(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").replace(".", "")
 
 
 class Whole(NamedTuple):
@@ -287,9 +293,12 @@ def check_usage(usage: Usage) -> None:
         whole = getattr(usage, rule.whole)
         if whole is None and not rule.unknown_is_zero:
             continue
-        counts = [getattr(usage, part) or 0 for part in rule.parts]
-        if sum(counts) > (whole or 0):
-            raise UsageError(rule.words.format(*counts, sum=sum(counts), whole=whole or 0))
+        together = 0
+        for part in rule.parts:  # a list and its sum take twice as long
+            together += getattr(usage, part) or 0
+        if together > (whole or 0):
+            counts = [getattr(usage, part) or 0 for part in rule.parts]
+            raise UsageError(rule.words.format(*counts, sum=together, whole=whole or 0))
 
 
 # --- OpenAI chat, embeddings, and everybody who speaks it -----------------------------------------

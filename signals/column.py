@@ -100,6 +100,8 @@ CALL_COLUMNS: Final = (
     Column("prefix_hashes", "prefix_hashes", "hashes"),
 )
 
+_TEXTS: Final = frozenset(column.field for column in CALL_COLUMNS if column.encoding in ("text", "json"))
+
 CALL_KINDS: Final[dict[type[CallEvent], int]] = {Request: 1, Token: 2, Response: 4, Latency: 8, Call: 16}
 """The bit that each kind sets in ``calls.parts``."""
 
@@ -112,10 +114,10 @@ _SCALES: Final[dict[Encoding, float]] = {"micros": 1e3, "nano": 1e9}
 
 
 def coded(table: pa.Table, column: str) -> tuple[NDArray[np.int64], list[str]]:
-    """A column of low cardinality as codes, shape (n,), and the names that they stand for."""
+    """A column of text as codes, shape (n,), and the names that they stand for."""
     if column not in table.column_names:
         return np.zeros(table.num_rows, dtype=np.int64), [""]
-    found = table[column].combine_chunks()
+    found = table[column].combine_chunks().dictionary_encode()
     return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
 
 
@@ -128,7 +130,7 @@ def numbers(table: pa.Table, column: str) -> NDArray[np.int64]:
 
 
 class _Slice(Struct, frozen=True):
-    """What is kept of a piece: not its text."""
+    """What is kept of a piece: not its lines, and neither prompts nor answers."""
 
     kind: NDArray[np.int64]
     numbers: dict[str, Numbers]
@@ -154,12 +156,8 @@ class CallBatch:
         position
             Each event's place among all events of the chunk; shape (n,), ascending.
         """
-        hashes = {
-            row: found
-            for row, event in piece.events.items()
-            if isinstance(event, Request | Call) and (found := event.prefix_hashes)
-        }
-        self._slices.append(_Slice(piece.kind, piece.numbers, piece.texts, hashes, position))
+        texts = {name: text for name, text in piece.texts.items() if name in _TEXTS}
+        self._slices.append(_Slice(piece.kind, piece.numbers, texts, piece.hashes, position))
 
     def table(self) -> pa.Table | None:
         """All rows in one table, as ``calls`` stores them.

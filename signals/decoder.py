@@ -2,8 +2,8 @@
 
 The reference is :func:`gatewatch.events.decode_line`, line by line. :mod:`signals.scan` reads the lines that
 it is certain of, which are nearly all, straight into columns; the reference reads the others, and what they
-say is put into the same columns. So everything after this is columns, and both ways give the same (a
-property test holds them against each other on mutated lines).
+say is put into the same columns, field by field for all of them at once. So everything after this is columns,
+and both ways give the same (a property test holds them against each other on mutated lines).
 """
 
 from __future__ import annotations
@@ -23,14 +23,17 @@ from gatewatch.events import (
     LIMITS,
     Call,
     CallEvent,
-    Event,
+    Evaluation,
+    Feedback,
     Outcome,
     Reject,
+    Request,
+    Resource,
     decode_line,
     encode,
     split_record,
 )
-from gatewatch.usage import UsageError, read_usage
+from gatewatch.usage import Usage, UsageError, read_usage
 from signals import scan
 
 __all__ = ["KIND_NAMES", "OPTIONS", "Numbers", "Piece", "decode_values", "prepare"]
@@ -51,7 +54,7 @@ class _Field(Struct, frozen=True):
     """What the scan needs to know of a field; see :func:`signals.scan.scan`."""
 
     name: str
-    holds: int = scan.OTHER
+    holds: int
     low: int = 0
     high: int = 0
     real_low: float = 0.0
@@ -70,8 +73,7 @@ def _field(field: msgspec.structs.FieldInfo) -> _Field:
         (declared,) = (kind for kind in declared.types if not isinstance(kind, inspect.NoneType))
     name = field.name
     match declared:
-        # Prompts and answers are no columns.
-        case inspect.StrType(max_length=int(most)) if most < LIMITS.text_chars:
+        case inspect.StrType(max_length=int(most)):
             default = field.default if isinstance(field.default, str) else ""
             least = declared.min_length or 0
             return _Field(name, scan.TEXT, low=least, high=most, nullable=nullable, default=default)
@@ -87,8 +89,10 @@ def _field(field: msgspec.structs.FieldInfo) -> _Field:
             return _Field(name, scan.FLAG, nullable=nullable)
         case inspect.DictType(key_type=inspect.StrType(max_length=int(most)), value_type=inspect.StrType()):
             return _Field(name, scan.OBJECT, high=most, nullable=nullable)
+        case inspect.DictType() | inspect.ListType():
+            return _Field(name, scan.NESTED, nullable=nullable)
         case _:
-            return _Field(name, nullable=nullable)
+            raise TypeError(f"signals.scan cannot read a field of this type: {name}: {field.type}")
 
 
 _FIELDS: Final = [
@@ -137,15 +141,28 @@ _PLAN: Final = (
     # Which field follows which is learned from the traffic; a wrong guess costs time only.
     np.zeros(len(_FIELDS) + 1, dtype=np.int64),
 )
+_NESTED: Final = {
+    field.name: msgspec.json.Decoder(list[field.type])  # type: ignore[name-defined]
+    for tag in _TAGS
+    for field in msgspec.structs.fields(KINDS[tag])
+    if _FIELDS[_AT[field.name]].holds == scan.NESTED
+}
+"""Readers of what the scan has not read, for many values at once."""
 _KIND_CODE: Final = {kind: code for code, kind in enumerate(KINDS.values())}
 _KIND_OF_TAG: Final = np.array([KIND_NAMES.index(tag) for tag in _TAGS])
 _DEFAULTS: Final = {field.name: (i, field.default) for i, field in enumerate(_FIELDS) if field.default}
-# What is no column is taken from the event itself.
-_NO_COLUMNS: Final = frozenset({"prefix_hashes", "provider_usage", "input_text", "output_text"})
-_COLUMNS_OF: Final = {
-    kind: [(name, _AT[name]) for name in kind.__struct_fields__ if name in _AT and name not in _NO_COLUMNS]
-    for kind in KINDS.values()
+# These two are read, and no text of theirs is kept.
+_NO_COLUMNS: Final = frozenset({"prefix_hashes", "provider_usage"})
+_MAPPINGS: Final = (scan.OBJECT, scan.NESTED)
+_SPANS: Final = (scan.TEXT, *_MAPPINGS)
+_CODES: Final = {
+    i: {option: code for code, option in enumerate(field.options)} for i, field in enumerate(_FIELDS)
 }
+_COLUMNS_OF: Final = {
+    kind: [None if name in _NO_COLUMNS else _AT.get(name) for name in kind.__struct_fields__]
+    for kind in (*KINDS.values(), Usage)
+}
+"""For each field of a struct, the column that it goes to."""
 
 
 class Numbers(Struct, frozen=True):
@@ -199,10 +216,12 @@ class Piece(Struct, frozen=True):
     """By field: integers, decimals, flags as 0 and 1, names that the contract lists as indexes into
     :data:`OPTIONS`. Fields that no event has are absent."""
     texts: dict[str, pa.Array]
-    """By field: strings, and objects as JSON; empty for an event that has none. Fields that no event
-    has are absent."""
-    events: dict[int, Event]
-    """By row: events that were decoded on their own. Only they can have fields that are no columns."""
+    """By field: strings, and objects as JSON; empty for an event that has none, or null in fields that may
+    be null (prompts and answers). Fields that no event has are absent."""
+    hashes: dict[int, list[int]]
+    """By row: ``prefix_hashes`` of the events that have any."""
+    placed: dict[int, Feedback | Evaluation | Resource]
+    """By row: events that are of no call. Columns say of these what they have in common with calls."""
     refused: dict[int, Reject]
     """By row: events whose usage cannot be."""
     rejects: list[tuple[int, int, bytes, Reject]]
@@ -227,7 +246,8 @@ class Piece(Struct, frozen=True):
             place=self.place[rows],
             numbers={name: Numbers(x.values[rows], x.present[rows]) for name, x in self.numbers.items()},
             texts={name: text.filter(mask) for name, text in self.texts.items()},
-            events={int(row[old]): event for old, event in self.events.items() if rows[old]},
+            hashes={int(row[old]): found for old, found in self.hashes.items() if rows[old]},
+            placed={int(row[old]): event for old, event in self.placed.items() if rows[old]},
             refused={int(row[old]): reject for old, reject in self.refused.items() if rows[old]},
             rejects=self.rejects,
         )
@@ -264,16 +284,53 @@ class _Lines(Struct, frozen=True):
     present: NDArray[np.bool_]
 
 
+class _Source:
+    """What texts of columns point into: the lines, and what is not in these as it is."""
+
+    def __init__(self, lines: bytes) -> None:
+        self._parts = [lines]
+        self._size = len(lines)
+
+    def add(self, texts: pa.Array) -> NDArray[np.int64]:
+        """Add strings; gives where each stands, as the scan does."""
+        _, offsets, text = texts.buffers()
+        at = np.frombuffer(offsets, dtype=np.int32)[: len(texts) + 1].astype(np.int64)
+        spans: NDArray[np.int64] = (self._size + at[:-1]) << 32 | np.diff(at)
+        if at[-1]:
+            self._parts.append(text.to_pybytes()[: at[-1]])
+            self._size += int(at[-1])
+        return spans
+
+    def view(self) -> NDArray[np.uint8]:
+        """All of it, padded as the scan demands."""
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts) + scan.PADDING]
+            self._size = len(self._parts[0])
+        return np.frombuffer(self._parts[0], dtype=np.uint8)
+
+
+class _Reported(Struct, frozen=True):
+    """A provider's usage object that has to be read into counts."""
+
+    row: int
+    provider: str
+    model: str
+    usage: dict[str, Any]
+
+
 def _piece(text: Text, source: bytes, lines: _Lines) -> Piece:
     """Events of the lines that were scanned, and of those that the scan was uncertain of."""
+    nested = _nested(text, lines)
     well = lines.status == scan.EVENT
     kind = _KIND_OF_TAG[np.where(well, lines.value[0], 0)]
-    events: dict[int, Event] = {}
-    refused: dict[int, Reject] = {}
+    texts = _Source(source)
+    reported = _reported(texts.view(), lines, nested.get("provider_usage", {}))
+    hashes = {row: found for row, found in nested.get("prefix_hashes", {}).items() if found}
+    placed: dict[int, Feedback | Evaluation | Resource] = {}
     rejects: list[tuple[int, int, bytes, Reject]] = []
-    added = bytearray()
     uncertain = np.flatnonzero(lines.status == scan.UNCERTAIN).tolist()
     begins, record_of = (lines.starts.tolist(), lines.record.tolist()) if uncertain else ([], [])
+    alike: dict[type[Any], tuple[list[int], list[Any]]] = {}
     for i in uncertain:
         begin, end = begins[i], begins[i + 1] - 1
         line = text.joined[begin:end]
@@ -281,39 +338,137 @@ def _piece(text: Text, source: bytes, lines: _Lines) -> Piece:
         if isinstance(event, Reject):
             rejects.append((record_of[i], text.number(record_of[i], begin), line, event))
             continue
-        reject = _normalise_usage(event)
-        if reject is not None:
-            refused[i] = reject
-        events[i] = event
-        kind[i] = _KIND_CODE[type(event)]
-        well[i] = True
-        _put(event, i, lines, added, len(source))
-    if added:
-        source += added + scan.PADDING
-    numbers, texts = _columns(np.frombuffer(source, dtype=np.uint8), lines)
+        rows, events = alike.setdefault(type(event), ([], []))
+        rows.append(i)
+        events.append(event)
+    for of, (rows, events) in alike.items():
+        kind[rows] = _KIND_CODE[of]
+        well[rows] = True
+        _write(of, rows, events, lines, texts)
+        said = list(zip(rows, events, strict=True))
+        if not issubclass(of, CallEvent):
+            placed.update(said)
+        if issubclass(of, Outcome):
+            reported += [
+                _Reported(row, event.provider, event.model, event.provider_usage)
+                for row, event in said
+                if event.provider_usage is not None and event.input_tokens is None
+            ]
+        if issubclass(of, Request | Call):
+            hashes.update((row, event.prefix_hashes) for row, event in said if event.prefix_hashes)
+    refused = _normalise_usage(reported, lines, texts)
+    numbers, strings = _columns(texts.view(), lines)
     place = np.stack([lines.starts[:-1], lines.starts[1:] - 1], axis=1)
-    piece = Piece(kind, lines.record, text, place, numbers, texts, events, refused, rejects)
+    columns = (kind, lines.record, text, place, numbers, strings)
+    piece = Piece(*columns, hashes, dict(sorted(placed.items())), refused, rejects)
     return piece if well.all() else piece.take(well)
 
 
-def _put(event: Event, i: int, lines: _Lines, added: bytearray, end: int) -> None:
-    """Write an event into the columns; its texts go to ``added``, which will stand at ``end``."""
-    for name, field in _COLUMNS_OF[type(event)]:
-        value = getattr(event, name)
-        if value is None:
+def _nested(text: Text, lines: _Lines) -> dict[str, dict[int, Any]]:
+    """Read what the scan has found the end of only: by field, the values by row.
+
+    Lines of which it is wrong become uncertain. So do, for simplicity, all lines that were read with them.
+    """
+    found: dict[str, dict[int, Any]] = {}
+    for name, decoder in _NESTED.items():
+        field = _AT[name]
+        present = lines.present[field]
+        if not present.any():
             continue
-        match _FIELDS[field].holds:
-            case scan.REAL:
-                lines.value.view(np.float64)[field, i] = value
-            case scan.INTEGER | scan.FLAG:
-                lines.value[field, i] = value
-            case scan.CODE:
-                lines.value[field, i] = _FIELDS[field].options.index(value)
-            case _:
-                encoded = value.encode() if isinstance(value, str) else _json_encode(value)
-                lines.value[field, i] = (end + len(added)) << 32 | len(encoded)
-                added += encoded
-        lines.present[field, i] = True
+        rows = np.flatnonzero(present)
+        spans = lines.value[field, rows]
+        begins = spans >> 32
+        ends = begins + (spans & scan.LENGTH)
+        places = zip(begins.tolist(), ends.tolist(), strict=True)
+        values = b"[" + b",".join([text.joined[begin:end] for begin, end in places]) + b"]"
+        try:
+            found[name] = dict(zip(rows.tolist(), decoder.decode(values), strict=True))
+        except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
+            lines.status[rows] = scan.UNCERTAIN
+            lines.present[:, rows] = False
+    return {
+        name: {row: value for row, value in of.items() if lines.status[row] == scan.EVENT}
+        for name, of in found.items()
+    }
+
+
+def _reported(source: NDArray[np.uint8], lines: _Lines, usages: dict[int, Any]) -> list[_Reported]:
+    """Usage objects of lines that were scanned and that say no counts of their own."""
+    rows = np.array(list(usages), dtype=np.int64)
+    rows = rows[~lines.present[_AT["input_tokens"], rows]]
+    if not len(rows):
+        return []
+    provider, model = (
+        _gathered(source, lines.value[_AT[name], rows], lines.present[_AT[name], rows]).to_pylist()
+        for name in ("provider", "model")
+    )
+    return [
+        _Reported(row, of, asked, usages[row])
+        for row, of, asked in zip(rows.tolist(), provider, model, strict=True)
+    ]
+
+
+def _normalise_usage(reported: list[_Reported], lines: _Lines, texts: _Source) -> dict[int, Reject]:
+    """Read the providers' own usage objects into counts; gives the rows of which these cannot be."""
+    refused: dict[int, Reject] = {}
+    rows: list[int] = []
+    usages: list[Usage] = []
+    for one in reported:
+        try:
+            usages.append(read_usage(one.provider, one.usage, one.model))
+        except UsageError as error:
+            refused[one.row] = Reject("invalid_usage", str(error))
+        else:
+            rows.append(one.row)
+    if rows:
+        # What the provider says of its tools replaces what the event says, even where it is nothing.
+        lines.present[_AT["tool_requests"], rows] = False
+        _write(Usage, rows, usages, lines, texts)
+    return refused
+
+
+def _write(of: type[Any], rows: list[int], structs: Sequence[Any], lines: _Lines, texts: _Source) -> None:
+    """Write what structs of one type say into the columns, field by field."""
+    at = np.array(rows)
+    columns = zip(*map(msgspec.structs.astuple, structs), strict=True)
+    for i, said in zip(_COLUMNS_OF[of], columns, strict=True):
+        if i is None:
+            continue
+        field = _FIELDS[i]
+        nothing_is_none = field.holds in _MAPPINGS or (
+            field.holds == scan.TEXT and not field.nullable and not field.default
+        )
+        if not any(said) and (nothing_is_none or said.count(None) == len(said)):
+            continue
+        array = _arrow(i, said)
+        if field.holds in _SPANS:
+            values = texts.add(array)
+        else:
+            values = np.frombuffer(array.buffers()[1], dtype=np.int64)[: len(said)]
+        if array.null_count:
+            here = array.is_valid().to_numpy(zero_copy_only=False)
+            lines.value[i, at[here]] = values[here]
+            lines.present[i, at[here]] = True
+        else:
+            lines.value[i, at] = values
+            lines.present[i, at] = True
+
+
+def _arrow(i: int, said: Sequence[Any]) -> pa.Array:
+    """Values of a field, as they are decoded: text, or numbers of eight bytes."""
+    match _FIELDS[i].holds:
+        case scan.TEXT:
+            return pa.array(said, pa.string())
+        case scan.OBJECT | scan.NESTED:
+            return pa.array([_json_encode(one).decode() if one else None for one in said], pa.string())
+        case scan.CODE:
+            return pa.array(list(map(_CODES[i].get, said)), pa.int64())
+        case scan.FLAG:
+            return pa.array(said, pa.bool_()).cast(pa.int64())
+        case scan.INTEGER:
+            return pa.array(said, pa.int64())
+        case _:
+            return pa.array(said, pa.float64())
 
 
 def _columns(source: NDArray[np.uint8], lines: _Lines) -> tuple[dict[str, Numbers], dict[str, pa.Array]]:
@@ -324,8 +479,10 @@ def _columns(source: NDArray[np.uint8], lines: _Lines) -> tuple[dict[str, Number
         field, value, present = _FIELDS[i], lines.value[i].copy(), lines.present[i].copy()
         match field.holds:
             case scan.TEXT:
-                texts[field.name] = _gathered(source, value, present)
-            case scan.OBJECT | scan.OTHER:
+                texts[field.name] = _gathered(source, value, present, nulls=field.nullable)
+            case scan.OBJECT | scan.NESTED:
+                if field.name in _NO_COLUMNS:
+                    continue
                 encoded = _gathered(source, value, present).dictionary_encode()
                 # Senders differ in spaces, and an object may say a name twice.
                 plain = [_plain_object(json) for json in encoded.dictionary.to_pylist()]
@@ -341,32 +498,21 @@ def _columns(source: NDArray[np.uint8], lines: _Lines) -> tuple[dict[str, Number
     return numbers, texts
 
 
-def _gathered(source: NDArray[np.uint8], spans: NDArray[np.int64], present: NDArray[np.bool_]) -> pa.Array:
+def _gathered(
+    source: NDArray[np.uint8], spans: NDArray[np.int64], present: NDArray[np.bool_], nulls: bool = False
+) -> pa.Array:
+    """Texts by where they stand; what is not present is empty, or null."""
     offsets = np.empty(len(spans) + 1, dtype=np.int32)
-    out = np.empty(int((spans & 0xFFFFFFFF).sum(where=present)) + 8, dtype=np.uint8)
+    out = np.empty(int((spans & scan.LENGTH).sum(where=present)) + 8, dtype=np.uint8)
     scan.gather(source, spans, present, offsets, out)
-    return pa.StringArray.from_buffers(len(spans), pa.py_buffer(offsets), pa.py_buffer(out))
+    valid = pa.py_buffer(np.packbits(present, bitorder="little")) if nulls else None
+    return pa.StringArray.from_buffers(len(spans), pa.py_buffer(offsets), pa.py_buffer(out), valid)
 
 
 def _plain_object(json: str) -> str:
     """An object of text or counts as we write it; nothing for one that holds nothing."""
     value = msgspec.json.decode(json) if json else {}
     return _json_encode(value).decode() if value else ""
-
-
-def _normalise_usage(event: Event) -> Reject | None:
-    """Read the provider's own usage object into the event's counts, unless it has counts already."""
-    if not isinstance(event, Outcome) or event.provider_usage is None or event.input_tokens is not None:
-        return None
-    try:
-        usage = read_usage(event.provider, event.provider_usage, event.model)
-    except UsageError as error:
-        return Reject("invalid_usage", str(error))
-    for name in usage.__struct_fields__:
-        value = getattr(usage, name)
-        if value is not None:
-            setattr(event, name, value)
-    return None
 
 
 def prepare() -> None:

@@ -12,17 +12,14 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from gatewatch.events import (
-    Call,
-    CallEvent,
     Evaluation,
     Feedback,
-    Outcome,
     Reject,
-    Request,
     Resource,
     decode_record,
 )
@@ -332,12 +329,10 @@ class Lane:
         open_.appended.append(appended)
         open_.gateway.append(_strings(piece, "gateway"))
         calls = np.ones(n, dtype=np.bool_)
-        for row, event in piece.events.items():
-            if isinstance(event, CallEvent):
-                self._texts.extend(_texts(event))
-            else:
-                calls[row] = False
-                self._placed.append(Placed(offsets[piece.record[row]], piece.line(row)[0], event))
+        self._texts.extend(_texts(piece))
+        for row, event in piece.placed.items():
+            calls[row] = False
+            self._placed.append(Placed(offsets[piece.record[row]], piece.line(row)[0], event))
         position = np.arange(open_.positions, open_.positions + n)
         if calls.all():
             open_.calls.add(piece, position)
@@ -446,10 +441,13 @@ def _strings(piece: Piece, field: str) -> pa.Array:
     return pa.repeat(pa.scalar("", pa.string()), len(piece)) if strings is None else strings
 
 
-def _texts(event: CallEvent) -> list[Text]:
-    """The texts of an event, where somebody asked for them to be sent."""
-    asked = event.input_text if isinstance(event, Request | Call) else None
-    answered = event.output_text if isinstance(event, Outcome) else None
+def _texts(piece: Piece) -> list[Text]:
+    """The texts of events, where somebody asked for them to be sent."""
+    asked, answered = piece.texts.get("input_text"), piece.texts.get("output_text")
     if asked is None and answered is None:
         return []
-    return [Text(event.call_id, event.started_at_ms, asked, answered)]
+    nothing = pa.nulls(len(piece), pa.string())
+    asked, answered = nothing if asked is None else asked, nothing if answered is None else answered
+    said = pc.or_(asked.is_valid(), answered.is_valid())
+    columns = (piece.texts["call_id"], pa.array(_numbers(piece, "started_at_ms")), asked, answered)
+    return list(map(Text, *(column.filter(said).to_pylist() for column in columns)))

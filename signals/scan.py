@@ -4,17 +4,20 @@ Compiled by numba when it is first used on a machine: some seconds, and the resu
 ``__pycache__`` (or below ``NUMBA_CACHE_DIR``); ``make prepare`` does it ahead.
 
 It reads only what it is certain of and says of every other line that it is not; those are left to
-:func:`gatewatch.events.decode_line`. So it knows no escapes, no whitespace but single spaces after a comma or
-colon, no exponents, no negative numbers and no nesting but flat objects of text: gateways that send any of
-these pay some twenty microseconds for each such line.
+:func:`gatewatch.events.decode_line`. So it knows no whitespace but single spaces after a comma or colon, no
+negative numbers and no escapes in names, and of nested values it only finds the end: whoever takes the
+columns has to read them, and to leave the line to the reference when they are wrong.
 
 Reading eight bytes at a time follows "Bit Twiddling Hacks" (Anderson), *determine if a word has a byte
 less than n*. Decimals are read as in Clinger, "How to read floating point numbers accurately" (PLDI 1990):
-an integer below 2**53 divided by an exact power of ten is correctly rounded.
+an integer below 2**53 divided by an exact power of ten is correctly rounded. Longer ones are multiplied by
+the first 64 bits of a power's inverse, as in Lemire, "Number parsing at a gigabyte per second" (2021), and
+are uncertain where the bits behind these could change the rounding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -30,8 +33,9 @@ __all__ = [
     "EVENT",
     "FLAG",
     "INTEGER",
+    "LENGTH",
+    "NESTED",
     "OBJECT",
-    "OTHER",
     "PADDING",
     "REAL",
     "TEXT",
@@ -41,7 +45,7 @@ __all__ = [
 ]
 
 TEXT: Final = 0
-"""Text; its value is where it stands: ``start << 32 | bytes``."""
+"""Text; its value is where it stands: ``start << 32 | bytes``, and bit 31 if it has escapes."""
 CODE: Final = 1
 """One of a few names; its value is which one."""
 INTEGER: Final = 2
@@ -49,8 +53,12 @@ REAL: Final = 3
 FLAG: Final = 4
 OBJECT: Final = 5
 """A flat object of text; its value is where it stands, braces included."""
-OTHER: Final = 6
-"""Anything else: a line that has such a field is uncertain."""
+NESTED: Final = 6
+"""Any object or list; its value is where it stands, brackets included. What is in it has not been read: of a
+line with wrong JSON in such a field, only the rest is certain."""
+
+LENGTH: Final = (1 << 31) - 1
+"""The bits of a text's value that count its bytes, as they stand in the line."""
 
 EVENT: Final = 0
 UNCERTAIN: Final = 1
@@ -60,8 +68,21 @@ PADDING: Final = bytes(16)
 """Has to follow the text: it is read in words of eight bytes, and no value goes on with a zero byte."""
 
 _DIGITS_MOST: Final = 18
+_ESCAPED: Final = 1 << 31
+_DEPTH_MOST: Final = 16
+_WHOLE: Final = 1 << 30
+
 _EXACT: Final = 1 << 53
-_POWERS: Final = 10.0 ** np.arange(_DIGITS_MOST + 1)
+_POWERS: Final = np.array([float(10**k) for k in range(23)])
+"""Larger powers of ten are no doubles."""
+_BEFORE_DIGIT: Final = ((1 << 63) - 10) // 10
+"""A larger number has no room for another digit."""
+_POWER_MOST: Final = 60
+_SHIFTS: Final = np.array([63 + (10**k - 1).bit_length() for k in range(_POWER_MOST + 1)])
+_INVERSES: Final = np.array(
+    [(1 << 63 + (10**k - 1).bit_length()) // 10**k for k in range(_POWER_MOST + 1)], dtype=np.uint64
+)
+"""Of the powers of ten, times ``2**_SHIFTS``, rounded down: 64 bits each."""
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -125,6 +146,28 @@ def _zeros_below(_context: Any, word: Any) -> Any:
     return types.int64(word), generate
 
 
+@_intrinsic
+def _zeros_above(_context: Any, word: Any) -> Any:
+    """How many bits above the highest one that is set."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(word), generate
+
+
+@_intrinsic
+def _high_product(_context: Any, left: Any, right: Any) -> Any:
+    """The upper 64 bits of a product of 128."""
+
+    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(left, right), generate
+
+
 _ONES: Final = np.uint64(0x0101010101010101)
 _TOPS: Final = np.uint64(0x8080808080808080)
 _QUOTES: Final = np.uint64(0x2222222222222222)
@@ -139,10 +182,27 @@ _COLON: Final = ord(":")
 _POINT: Final = ord(".")
 _OPEN: Final = ord("{")
 _CLOSE: Final = ord("}")
+_OPEN_LIST: Final = ord("[")
+_CLOSE_LIST: Final = ord("]")
 _ZERO: Final = ord("0")
 _N: Final = ord("n")
+_U: Final = ord("u")
+_E: Final = ord("e")
+_PLUS: Final = ord("+")
+_MINUS: Final = ord("-")
 _NINE: Final = ord("9")
 _BACKSLASH: Final = ord("\\")
+_LOWER: Final = 0x20
+"""The bit in which a small letter differs from its capital."""
+
+_ESCAPES: Final = np.zeros(256, dtype=np.int64)
+"""What a letter stands for behind a backslash."""
+for _letter, _meaning in zip('"\\/bfnrt', '"\\/\b\f\n\r\t', strict=True):
+    _ESCAPES[ord(_letter)] = ord(_meaning)
+_DIGITS: Final = np.full(256, -1, dtype=np.int64)
+"""What a hexadecimal digit stands for."""
+for _letter in "0123456789abcdefABCDEF":
+    _DIGITS[ord(_letter)] = int(_letter, 16)
 
 _FOUR_BYTES: Final = np.uint64((1 << 32) - 1)
 _FIVE_BYTES: Final = np.uint64((1 << 40) - 1)
@@ -168,45 +228,63 @@ def _same(base: int, at: int, names: int, start: int, stop: int) -> bool:
 
 
 @_compiled
-def _characters(base: int, at: int, end: int) -> int:
-    """Characters of UTF-8, or -1 where it is none (Unicode 15, table 3-7)."""
-    n = 0
-    while at < end:
-        first = _byte(base, at)
-        if first < 0x80:
-            more = 0
-        elif 0xC2 <= first <= 0xDF:
-            more = 1
-        elif 0xE0 <= first <= 0xEF:
-            more = 2
-        elif 0xF0 <= first <= 0xF4:
-            more = 3
-        else:
-            return -1
-        if at + more >= end:
-            return -1
-        if more:
-            second = _byte(base, at + 1)
-            if (
-                (first == 0xE0 and second < 0xA0)
-                or (first == 0xED and second > 0x9F)
-                or (first == 0xF0 and second < 0x90)
-                or (first == 0xF4 and second > 0x8F)
-            ):
-                return -1
-        for k in range(1, more + 1):
-            if _byte(base, at + k) & 0xC0 != 0x80:
-                return -1
-        at += more + 1
-        n += 1
-    return n
+def _character_bytes(base: int, at: int) -> int:
+    """Bytes of a character of UTF-8 that is not ASCII, or 0 where it is none (Unicode 15, table 3-7)."""
+    first = _byte(base, at)
+    second = _byte(base, at + 1)
+    if second & 0xC0 != 0x80:
+        return 0
+    if 0xC2 <= first <= 0xDF:
+        return 2
+    if _byte(base, at + 2) & 0xC0 != 0x80:
+        return 0
+    if 0xE0 <= first <= 0xEF:
+        if (first == 0xE0 and second < 0xA0) or (first == 0xED and second > 0x9F):
+            return 0
+        return 3
+    if _byte(base, at + 3) & 0xC0 != 0x80 or first < 0xF0 or first > 0xF4:
+        return 0
+    if (first == 0xF0 and second < 0x90) or (first == 0xF4 and second > 0x8F):
+        return 0
+    return 4
 
 
 @_compiled
-def _text_end(base: int, begin: int, least: int, most: int) -> int:
-    """Where the text that begins after a quote ends: at its closing quote; -1 when uncertain."""
+def _code_unit(base: int, at: int) -> int:
+    """The number that four hexadecimal digits say; negative when they do not."""
+    number: int = _DIGITS[_byte(base, at)]
+    for k in range(1, 4):
+        number = number << 4 | _DIGITS[_byte(base, at + k)]
+    return number
+
+
+@_compiled
+def _escape(base: int, at: int) -> tuple[int, int]:
+    """The character that an escape stands for and the bytes it takes; 0 for these when uncertain."""
+    letter = _byte(base, at + 1)
+    if letter != _U:
+        return _ESCAPES[letter], 2 if _ESCAPES[letter] else 0
+    first = _code_unit(base, at + 2)
+    if first < 0xD800 or first > 0xDFFF:
+        return first, 6 if first >= 0 else 0
+    if first > 0xDBFF or _byte(base, at + 6) != _BACKSLASH or _byte(base, at + 7) != _U:
+        return 0, 0
+    second = _code_unit(base, at + 8)
+    if second < 0xDC00 or second > 0xDFFF:
+        return 0, 0
+    return 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00), 12
+
+
+@_compiled
+def _text_end(base: int, begin: int, least: int, most: int) -> tuple[int, int]:
+    """Where the text that begins after a quote ends, at its closing quote, and the flag of its escapes.
+
+    The end is -1 when uncertain.
+    """
     at = begin
-    ascii_only = True
+    escaped = 0
+    # Bytes that are no characters: of each escape and of each character, those behind the first.
+    more = 0
     while True:
         word = _word(base, at)
         quote = word ^ _QUOTES
@@ -221,13 +299,25 @@ def _text_end(base: int, begin: int, least: int, most: int) -> int:
         byte = _byte(base, at)
         if byte == _QUOTE:
             break
-        if byte < _SPACE or byte == _BACKSLASH:
-            return -1
-        if byte >= 0x80:
-            ascii_only = False
-        at += 1
-    n = at - begin if ascii_only else _characters(base, begin, at)
-    return at if least <= n <= most else -1
+        if byte < _SPACE:
+            return -1, 0
+        # One seldom comes alone.
+        while byte == _BACKSLASH:
+            _, length = _escape(base, at)
+            if length == 0:
+                return -1, 0
+            more += length - 1
+            at += length
+            byte = _byte(base, at)
+            escaped = _ESCAPED
+        while byte >= 0x80:
+            length = _character_bytes(base, at)
+            if length == 0:
+                return -1, 0
+            more += length - 1
+            at += length
+            byte = _byte(base, at)
+    return at if least <= at - begin - more <= most else -1, escaped
 
 
 @_compiled
@@ -253,8 +343,7 @@ def _real(base: int, at: int) -> tuple[float, int]:
     number, end = _integer(base, at)
     if end < 0:
         return 0.0, -1
-    digits = end - at
-    decimals = 0
+    power = 0
     if _byte(base, end) == _POINT:
         end += 1
         begin = end
@@ -262,16 +351,62 @@ def _real(base: int, at: int) -> tuple[float, int]:
             digit = _byte(base, end) - _ZERO
             if digit < 0 or digit > 9:
                 break
+            if number > _BEFORE_DIGIT:
+                return 0.0, -1
             number = number * 10 + digit
             end += 1
-            if digits + end - begin > _DIGITS_MOST:
-                return 0.0, -1
-        decimals = end - begin
-        if decimals == 0:
+        power = end - begin
+        if power == 0:
             return 0.0, -1
-    if number >= _EXACT:
+    if _byte(base, end) | _LOWER == _E:
+        exponent, end = _exponent(base, end + 1)
+        if end < 0:
+            return 0.0, -1
+        power -= exponent
+    if power < 0 or power > _POWER_MOST:
         return 0.0, -1
-    return number / _POWERS[decimals], end
+    if number < _EXACT and power < len(_POWERS):
+        return number / _POWERS[power], end
+    fraction = _fraction(number, power)
+    return fraction, end if fraction >= 0 else -1
+
+
+@_compiled
+def _exponent(base: int, at: int) -> tuple[int, int]:
+    """The number behind an ``e`` and where it ends, or -1 for that."""
+    sign = _byte(base, at)
+    if sign in (_PLUS, _MINUS):
+        at += 1
+    begin = at
+    number = 0
+    while True:
+        digit = _byte(base, at) - _ZERO
+        if digit < 0 or digit > 9:
+            break
+        number = number * 10 + digit
+        if number > _POWER_MOST:
+            return 0, -1
+        at += 1
+    return -number if sign == _MINUS else number, at if at > begin else -1
+
+
+@_compiled
+def _fraction(number: int, power: int) -> float:
+    """``number / 10**power`` correctly rounded; -1 when uncertain."""
+    if number == 0:
+        return 0.0
+    zeros = _zeros_above(number)
+    # What the inverse lacks, and the lower half of the product, are each less than one in these bits.
+    bits = _high_product(np.uint64(number) << np.uint64(zeros), _INVERSES[power])
+    dropped = 11 if bits >> np.uint64(63) else 10
+    rest = np.int64(bits & np.uint64((1 << dropped) - 1))
+    half = 1 << (dropped - 1)
+    if rest == half or rest == half - 1:
+        return -1.0
+    mantissa = np.int64(bits >> np.uint64(dropped))
+    if rest > half:
+        mantissa += 1
+    return math.ldexp(float(mantissa), 64 + dropped - zeros - _SHIFTS[power])
 
 
 @_compiled
@@ -297,7 +432,7 @@ def _object_end(base: int, at: int, most: int) -> int:
         for part in range(2):
             if _byte(base, at) != _QUOTE:
                 return -1
-            at = _text_end(base, at + 1, 0, most)
+            at, _ = _text_end(base, at + 1, 0, most)
             if at < 0:
                 return -1
             at += 1
@@ -317,22 +452,59 @@ def _object_end(base: int, at: int, most: int) -> int:
 
 
 @_compiled
+def _nested_end(base: int, at: int) -> int:
+    """Where an object or a list ends, behind its bracket; -1 when uncertain.
+
+    Nothing is read but brackets and texts. Whatever finds correct JSON up to that end finds the same end.
+    """
+    depth = 0
+    while True:
+        byte = _byte(base, at)
+        if byte == _QUOTE:
+            at, _ = _text_end(base, at + 1, 0, _WHOLE)
+            if at < 0:
+                return -1
+        elif byte in (_OPEN, _OPEN_LIST):
+            depth += 1
+            if depth > _DEPTH_MOST:
+                return -1
+        elif byte in (_CLOSE, _CLOSE_LIST):
+            depth -= 1
+        elif byte < _SPACE:
+            return -1
+        at += 1
+        if depth <= 0:
+            return at
+
+
+@_compiled
 def _unknown_end(base: int, at: int) -> int:
     """Where a field ends that nobody knows: its name, a colon, a plain value; -1 when uncertain."""
     if _byte(base, at) != _QUOTE:
         return -1
-    at = _text_end(base, at + 1, 0, 1 << 30)
-    if at < 0 or _byte(base, at + 1) != _COLON:
+    at, escapes = _text_end(base, at + 1, 0, _WHOLE)
+    # An escaped name can be one that is known.
+    if at < 0 or escapes or _byte(base, at + 1) != _COLON:
         return -1
     at += 2
     if _byte(base, at) == _SPACE:
         at += 1
     if _byte(base, at) == _QUOTE:
-        end = _text_end(base, at + 1, 0, 1 << 30)
+        end, _ = _text_end(base, at + 1, 0, _WHOLE)
         return end + 1 if end >= 0 else -1
     if _byte(base, at) > _NINE:
         return _literal(base, at)[1]
     return _real(base, at)[1]
+
+
+@_compiled
+def _all_allowed(seen: NDArray[np.int64], line: int, allowed: NDArray[np.bool_]) -> bool:
+    """Whether a kind of event has all the fields that were seen before the kind itself."""
+    fits = True
+    for field in range(1, len(seen)):
+        if seen[field] == line:
+            fits = fits and allowed[field]
+    return fits
 
 
 @_compiled
@@ -372,7 +544,7 @@ def scan(
         Longer lines, in bytes, are uncertain.
     names, name_at
         The quoted field names with their colons, one after the other, and where each begins; shape
-        (fields + 1,). Field 0 says what kind of event a line holds and must come first in it.
+        (fields + 1,). Field 0 says what kind of event a line holds.
     options, option_at, first_option
         The same for the quoted names of all ``CODE`` fields, and each field's first one.
     kind_of, low, high, real_low, real_high, nullable
@@ -418,7 +590,7 @@ def scan(
                             follows[previous] = field
                             break
                 if field < 0:
-                    end = -1 if kind < 0 else _unknown_end(base, at)
+                    end = _unknown_end(base, at)
                     if end < 0:
                         break
                     at = end
@@ -426,11 +598,9 @@ def scan(
                     if seen[field] == line:
                         break
                     seen[field] = line
-                    if field == 0:
-                        if previous != fields:
-                            break
-                    elif kind < 0 or not allowed[kind, field]:
+                    if kind >= 0 and not allowed[kind, field]:
                         break
+                    leading = at == begin + 1
                     at += name_at[field + 1] - name_at[field]
                     first = _byte(base, at)
                     if first == _SPACE:
@@ -444,10 +614,10 @@ def scan(
                     elif holds == TEXT:
                         if first != _QUOTE:
                             break
-                        end = _text_end(base, at + 1, low[field], high[field])
+                        end, escapes = _text_end(base, at + 1, low[field], high[field])
                         if end < 0:
                             break
-                        value[field, line] = ((at + 1) << 32) | (end - at - 1)
+                        value[field, line] = ((at + 1) << 32) | escapes | (end - at - 1)
                         present[field, line] = True
                         at = end + 1
                     elif holds == INTEGER:
@@ -475,6 +645,8 @@ def scan(
                         present[field, line] = True
                         if field == 0:
                             kind = code
+                            if not leading and not _all_allowed(seen, line, allowed[kind]):
+                                break
                     elif holds == FLAG:
                         truth, at = _literal(base, at)
                         if at < 0:
@@ -491,7 +663,14 @@ def scan(
                         present[field, line] = True
                         at = end
                     else:
-                        break
+                        if first != _OPEN and first != _OPEN_LIST:
+                            break
+                        end = _nested_end(base, at)
+                        if end < 0:
+                            break
+                        value[field, line] = (at << 32) | (end - at)
+                        present[field, line] = True
+                        at = end
                     previous = field
                 following = _byte(base, at)
                 if following == _COMMA:
@@ -503,7 +682,7 @@ def scan(
                     at += 1
                     well = at == size or _byte(base, at) == _NEWLINE
                 break
-        if well and at - begin <= line_most:
+        if well and kind >= 0 and at - begin <= line_most:
             status[line] = EVENT
             for i in range(required.shape[1]):
                 if not present[required[kind, i], line]:
@@ -525,6 +704,36 @@ def scan(
 
 
 @_compiled
+def _unescape(source: int, at: int, end: int, target: int, written: int) -> int:
+    """Copy a text without its escapes; gives where it ends there."""
+    while True:
+        word = _word(source, at)
+        _put_word(target, written, word)
+        backslash = word ^ _BACKSLASHES
+        # Of the bits that are set wrongly, none is below the first backslash's.
+        found = (backslash - _ONES) & ~backslash & _TOPS
+        plain = 8 if found == 0 else _zeros_below(found) >> 3
+        if at + plain >= end:
+            return written + end - at
+        at += plain
+        written += plain
+        while at < end and _byte(source, at) == _BACKSLASH:
+            point, length = _escape(source, at)
+            at += length
+            if point < 0x80:
+                utf8, size = point, 1
+            elif point < 0x800:
+                utf8, size = 0x80C0 | point >> 6 | (point & 63) << 8, 2
+            elif point < 0x10000:
+                utf8, size = 0x8080E0 | point >> 12 | (point >> 6 & 63) << 8 | (point & 63) << 16, 3
+            else:
+                utf8 = 0x808080F0 | point >> 18 | (point >> 12 & 63) << 8
+                utf8, size = utf8 | (point >> 6 & 63) << 16 | (point & 63) << 24, 4
+            _put_word(target, written, np.uint64(utf8))
+            written += size
+
+
+@_compiled
 def gather(
     text: NDArray[np.uint8],
     spans: NDArray[np.int64],
@@ -532,16 +741,16 @@ def gather(
     offsets: NDArray[np.int32],
     out: NDArray[np.uint8],
 ) -> None:
-    """Copy pieces of a text together, as Arrow keeps strings.
+    """Copy pieces of a text together without their escapes, as Arrow keeps strings.
 
     Parameters
     ----------
     spans
-        ``start << 32 | bytes`` of each, shape (n,); what is not present is empty.
+        The value of each, as :data:`TEXT` says, shape (n,); what is not present is empty.
     offsets
         Shape (n + 1,), written.
     out
-        Room for all bytes and seven more, written.
+        Room for all bytes and eight more, written.
     """
     source = text.ctypes.data
     target = out.ctypes.data
@@ -550,8 +759,11 @@ def gather(
         offsets[i] = written
         if present[i]:
             start = spans[i] >> 32
-            length = spans[i] & 0xFFFFFFFF
-            for k in range(0, length, 8):
-                _put_word(target, written + k, _word(source, start + k))
-            written += length
+            length = spans[i] & LENGTH
+            if spans[i] & _ESCAPED:
+                written = _unescape(source, start, start + length, target, written)
+            else:
+                for k in range(0, length, 8):
+                    _put_word(target, written + k, _word(source, start + k))
+                written += length
     offsets[len(spans)] = written

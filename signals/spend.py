@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from signals.column import RANK_ESTIMATED, RANK_PROVIDER, RANK_SHIFT, numbers
+from signals.column import RANK_ESTIMATED, RANK_PROVIDER, RANK_SHIFT, coded, numbers
 from signals.cost import AMOUNT_BITS, COLUMNS, CONTRADICTION, STATUSES, statuses
 from signals.signal import Selected, Signal
 
@@ -124,9 +124,8 @@ class _Costs:
     """What the signals have in common of a table of call events."""
 
     def __init__(self, table: pa.Table) -> None:
-        price = table["price"].combine_chunks()
-        status, reason = statuses(price.dictionary.to_pylist())
-        of = price.indices.to_numpy()
+        of, prices = coded(table, "price")
+        status, reason = statuses(prices)
         self.status: Ints = np.array(status, dtype=np.int64)[of]
         self.contradicts: NDArray[np.bool_] = np.array([r.startswith(CONTRADICTION) for r in reason])[of]
         self.parts: dict[str, Ints] = {

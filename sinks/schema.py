@@ -6,6 +6,7 @@ without harm (``docs/delivery.md``):
 
 - merged by content: ``calls`` and ``texts`` keep the maximum of each column;
 - replaced as a whole by a higher version: ``chunks``, ``measures``, ``checkpoints``, ``sources``;
+- keyed by the id of a change, all of which are kept: ``budgets``;
 - keyed by place in the log, where a repeat is the same row: the rest.
 
 A table expires by a column of its key only: ClickHouse brings older versions of a row back when it
@@ -335,6 +336,54 @@ TABLES: Final = (
         partition_by="toDate(at)",
         ttl="toDateTime(at) + toIntervalDay(14)",
         purpose="What each worker says of itself and its partitions, every few seconds.",
+    ),
+    Table(
+        name="gpu_rates",
+        columns=_columns("""
+            rate_id String
+            valid_from DateTime('UTC')
+            revision UInt64
+            valid_to DateTime('UTC')
+            gateway String
+            deployment String
+            model String
+            resource String
+            any_gateway UInt8
+            nano_usd_per_gpu_hour UInt64
+            output_weight_permille UInt32
+            cache_read_weight_permille UInt32
+            source String
+            removed UInt8
+        """),
+        engine="ReplacingMergeTree",
+        order_by="(rate_id, valid_from, revision)",
+        purpose="What a GPU-hour costs, with dates: every revision, of which the last one counts.",
+    ),
+    Table(
+        name="budgets",
+        columns=_columns("""
+            budget_id String
+            version UInt64
+            change_id String
+            changed_at DateTime64(3, 'UTC')
+            changed_by String
+            valid_from DateTime64(3, 'UTC')
+            is_removed UInt8
+            tenant LowCardinality(String)
+            team LowCardinality(String)
+            key_alias LowCardinality(String)
+            provider LowCardinality(String)
+            model LowCardinality(String)
+            gateway LowCardinality(String)
+            environment LowCardinality(String)
+            period LowCardinality(String)
+            time_zone LowCardinality(String)
+            amount_usd Decimal(38, 9)
+            warn_shares Array(Decimal(9, 4))
+        """),
+        engine="ReplacingMergeTree",
+        order_by="(budget_id, version, change_id)",
+        purpose="Every change of a budget, removals too: the highest version that holds at a time counts.",
     ),
     Table(
         name="reprices",

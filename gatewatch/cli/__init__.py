@@ -30,7 +30,11 @@ PIPELINE: Final = {
     "traffic": "gatewatch.cli.traffic",
     "dead-letters": "gatewatch.cli.dead_letters",
     "reprice": "gatewatch.cli.reprice",
+    "budgets": "gatewatch.cli.budgets",
     "export": "gatewatch.cli.export",
+    "infrastructure": "gatewatch.cli.infrastructure",
+    "savings": "gatewatch.cli.savings",
+    "what-if": "gatewatch.cli.what_if",
 }
 
 

@@ -6,20 +6,28 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Sink
 
-__all__ = ["Data", "connected", "print_rows", "say", "wrong_usage"]
+__all__ = ["Data", "Moment", "connected", "moment_ms", "say", "wrong_usage"]
 
 Data = Annotated[
     Path | None,
     typer.Option("--data", help="Data directory, running or at rest.", show_default=False),
 ]
+
+Moment = Annotated[
+    str, typer.Option("--from", help="An age such as 7d or 12h, or a time such as 2026-11-01 (UTC).")
+]
+
+
+_LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 
 
 @contextlib.contextmanager
@@ -64,39 +72,23 @@ def wrong_usage(command: str, message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
-def print_rows(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
-    """Rows with the same keys: one JSON object a line, or columns of text. None is NULL, or ``-``."""
-    if as_json:
-        import msgspec
+def moment_ms(command: str, option: str, text: str, now_ms: int) -> int:
+    """A time as milliseconds since 1970: ``now``, an age, or a date with or without a time, else UTC.
 
-        for row in rows:
-            print(msgspec.json.encode(row).decode())
-    elif not rows:
-        print(nothing)
-    else:
-        texts = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
-        wide = [max(len(line[column]) for line in texts) for column in range(len(texts[0]))]
-        numeric = [
-            all(_is_number(row[name]) for row in rows) and any(row[name] is not None for row in rows)
-            for name in rows[0]
-        ]
-        for line in texts:
-            cells = [
-                f"{text:>{width}}" if right else f"{text:<{width}}"
-                for text, width, right in zip(line, wide, numeric, strict=True)
-            ]
-            print("  ".join(cells).rstrip())
-    sys.stdout.flush()
+    Ends the command with 2 where it is none.
+    """
+    from traffic.incident import seconds
 
-
-def _is_number(value: Any) -> bool:
-    """Whether it is a number, or an exact one as text, or unknown."""
-    if value is None or isinstance(value, int | float):
-        return True
-    return isinstance(value, str) and value.lstrip("-").replace(".", "", 1).isdigit()
-
-
-def _shown(value: Any) -> str:
-    """A value without anything that a terminal would obey."""
-    text = "-" if value is None else f"{value:,}" if type(value) is int else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    if text == "now":
+        return now_ms
+    if text[-1:].isalpha():
+        with contextlib.suppress(ValueError, OverflowError):
+            return max(0, now_ms - round(seconds(text) * 1000))
+    try:
+        moment = datetime.fromisoformat(text)
+        at_ms = round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        at_ms = -1
+    if not 0 <= at_ms <= _LATEST_MS:
+        wrong_usage(command, f"{option} {text!r} is no time; write 7d, 12h, 2026-11-01 or 2026-11-01T09:00")
+    return at_ms

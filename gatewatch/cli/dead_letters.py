@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -295,12 +296,17 @@ def _filter(reasons: list[str] | None, since: str | None, sent: bool) -> DeadLet
 
 
 def _since_ms(text: str) -> int:
-    from gatewatch.cli.moment import moment_ms
+    from traffic.incident import seconds
 
     try:
-        return moment_ms(text)
-    except ValueError as error:
-        _wrong_usage(f"--since {error}")
+        try:
+            at_s = time.time() - seconds(text.removeprefix("-"))
+        except ValueError:
+            moment = datetime.fromisoformat(text)
+            at_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return max(0, round(at_s * 1000))
+    except (ValueError, OverflowError):
+        _wrong_usage(f"--since {text!r} is no time; write an age like 24h or a date like 2026-01-31T12:00")
 
 
 # -- what is written ---------------------------------------------------------------------------

@@ -7,23 +7,16 @@ import difflib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, connected, print_rows, say, wrong_usage
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
+from gatewatch.cli.row import Format, print_rows
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Sink
     from sinks.repricing import Change, Outcome, Scope
-
-
-class Format(StrEnum):
-    """How the difference is written."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 _NAME: Final = "reprice"
@@ -33,10 +26,7 @@ _OLDEST_DAYS: Final = 380
 
 
 def command(
-    from_: Annotated[
-        str,
-        typer.Option("--from", help="Calls that started then or later: a date (UTC), or an age such as 30d."),
-    ],
+    from_: Moment,
     to: Annotated[
         str | None, typer.Option("--to", help="And before this; now if left out.", show_default=False)
     ] = None,
@@ -73,20 +63,13 @@ def command(
 
     Example: gatewatch reprice --from 2026-11-01 --to 2026-12-01 --model gpt-4o --dry-run
     """
-    from gatewatch.cli.moment import moment_ms
     from sinks.clickhouse import SinkError
     from sinks.repricing import Scope, newest_prices, reprice_calls
 
-    def moment(option: str, text: str) -> int:
-        try:
-            return moment_ms(text)
-        except ValueError as error:
-            wrong_usage(_NAME, f"{option} {error}")
-
     now_ms = round(time.time() * 1000)
-    from_ms = moment("--from", from_)
+    from_ms = moment_ms(_NAME, "--from", from_, now_ms)
     # No call starts later than that, and times have bounds where they are stored.
-    until_ms = min(moment("--to", to), now_ms + _AHEAD_MS) if to is not None else now_ms
+    until_ms = min(moment_ms(_NAME, "--to", to, now_ms), now_ms + _AHEAD_MS) if to is not None else now_ms
     if from_ms >= until_ms:
         wrong_usage(_NAME, f"--from {from_} is not before --to {to or 'now'}, or in the future")
     if from_ms < now_ms - _OLDEST_DAYS * 86_400_000:

@@ -11,7 +11,18 @@ from __future__ import annotations
 from typing import Final
 
 from sinks.view import View
-from sinks.views import call, chargeback, driver, gap, measure, pipeline, repricing
+from sinks.views import (
+    budget,
+    call,
+    chargeback,
+    driver,
+    gap,
+    infrastructure,
+    measure,
+    pipeline,
+    repricing,
+    saving,
+)
 
 __all__ = ["ALL_VIEWS"]
 
@@ -23,4 +34,7 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *chargeback.VIEWS,
     *driver.VIEWS,
     *gap.VIEWS,
+    *infrastructure.VIEWS,
+    *saving.VIEWS,
+    *budget.VIEWS,
 )

@@ -13,7 +13,7 @@ from signals.cost import COLUMNS, STATUSES
 from sinks.schema import VIEWS as DATABASE
 from sinks.view import View
 
-__all__ = ["BREAKDOWN", "LIKES", "VIEWS"]
+__all__ = ["LIKES", "VIEWS"]
 
 # Not added up by hour: with users and tags such a row is a call or two, and a query would pay for every
 # dimension, whichever it asks for (docs/cost.md has the measurement).
@@ -108,8 +108,7 @@ def _items() -> str:
 _DETAILED: Final = " + ".join(f"c.{column}_usd" for column in _SPLIT)
 
 # Aggregated first: what the amounts are called is then decided for a few rows, not for every call.
-# A cost that is no call's (idle machines, a subscription) is another branch of the union with these columns.
-BREAKDOWN: Final = f"""\
+_BREAKDOWN: Final = f"""\
 SELECT
     day, provider, model, entry.1 AS category, entry.2 AS item,
     CAST(entry.3, 'Nullable(Decimal(38, 9))') AS usd, entry.4 AS calls
@@ -148,6 +147,6 @@ VIEWS: Final = (
     View(
         "cost_breakdown",
         "One row for each day, model and item of the bill; its sum over any rows is what they cost.",
-        BREAKDOWN,
+        _BREAKDOWN,
     ),
 )

@@ -35,7 +35,7 @@ def test_python_on_the_page_runs(code: str) -> None:
 
 def test_every_policy_has_an_example() -> None:
     assert len(EXAMPLES) >= 22
-    assert len(CODE) == 2
+    assert len(CODE) == 3
     assert PAGE.count("```json") == len(EXAMPLES)
     sections = re.split(r"^## ", PAGE.partition("## Contracts")[0], flags=re.MULTILINE)[1:]
     assert [text.splitlines()[0] for text in sections if "```json" not in text] == []

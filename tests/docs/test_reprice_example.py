@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from gatewatch.cli.reprice import Format, _print
+from gatewatch.cli.reprice import _print
+from gatewatch.cli.row import Format
 from gatewatch.contract import Contract
 from gatewatch.price_book import PriceBook
 from sinks.clickhouse import Sink

@@ -124,7 +124,7 @@ def test_the_difference_is_shown_and_stored_once(filled: RunningEngine) -> None:
     measured = "SELECT sum(sum) FROM measures WHERE signal = 'cost_spend_sum' AND cut = 'gateway'"
     assert filled.read(measured) == "14000000\n"
 
-    again = rows(reprice("--from", "48h", "--to", "9999-12-31", *where))
+    again = rows(reprice("--from", "48h", "--to", "2099-12-31", *where))
     assert (again[-1]["changed"], again[-1]["before_usd"]) == (0, "0.014000000")
     assert filled.read("SELECT countIf(finished_at IS NULL), count() FROM reprices") == "0\t2\n"
 
@@ -133,12 +133,12 @@ def test_the_difference_is_shown_and_stored_once(filled: RunningEngine) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--from", "yesterday"], "--from 'yesterday' is no time; write an age like 24h or a date"),
+        (["--from", "yesterday"], "--from 'yesterday' is no time; write 7d, 12h, 2026-11-01"),
         (["--from", "2h", "--to", "2026-13-01"], "--to '2026-13-01' is no time"),
         (["--from", "2026-11-02", "--to", "2026-11-01"], "--from 2026-11-02 is not before --to 2026-11-01"),
         (
-            ["--from", "9998-01-01", "--to", "9999-01-01"],
-            "--from 9998-01-01 is not before --to 9999-01-01",
+            ["--from", "2098-01-01", "--to", "2099-01-01"],
+            "--from 2098-01-01 is not before --to 2099-01-01",
         ),
         (["--from", "2020-01-01"], "--from 2020-01-01 is more than 380 days ago"),
         (

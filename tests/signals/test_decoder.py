@@ -15,28 +15,33 @@ from gatewatch.events import (
     KINDS,
     CallEvent,
     Event,
+    Outcome,
     Reject,
     decode_line,
     decode_record,
     encode,
     split_record,
 )
+from gatewatch.usage import UsageError, read_usage
 from signals import decoder, scan
 from signals.decoder import KIND_NAMES, OPTIONS, Piece, decode_values
 from tests.event import T0_MS, call
 
-ELSEWHERE = {"prefix_hashes", "provider_usage", "input_text", "output_text", "v"}
-FIELDS = {
-    kind: [f for f in msgspec.structs.fields(kind) if f.name not in ELSEWHERE] for kind in KINDS.values()
-}
+ELSEWHERE = {"provider_usage", "v"}
+PROMPTS = {"input_text", "output_text"}
+OBJECTS = {"tags", "tool_requests"}
 CALL_KINDS = [kind for kind in KINDS.values() if issubclass(kind, CallEvent)]
+
+Row = tuple[int, int, type[Event], dict[str, Any]]
 
 
 def cell(piece: Piece, field: str, row: int) -> Any:
     """What a column says of an event, as its struct would."""
+    if field == "prefix_hashes":
+        return piece.hashes.get(row)
     if field in piece.texts:
         text = piece.texts[field][row].as_py()
-        return (json.loads(text) if text else {}) if field in ("tags", "tool_requests") else text
+        return (json.loads(text) if text else {}) if field in OBJECTS else text
     numbers = piece.numbers.get(field)
     if numbers is None or not numbers.present[row]:
         return None
@@ -44,16 +49,29 @@ def cell(piece: Piece, field: str, row: int) -> Any:
     return OPTIONS[field][value] if field in OPTIONS else value
 
 
-def rows(values: list[bytes]) -> list[tuple[int, int, type[Event], dict[str, Any]]]:
-    """Every decoded event: its record, its line, its kind, its fields."""
-    found = []
+def found(values: list[bytes]) -> tuple[list[Row], list[Any]]:
+    """Every decoded event, with its record, line, kind, fields; and what was refused, in their order."""
+    events, refused = [], []
     for piece in decode_values(values):
         for row in range(len(piece)):
             kind = KINDS[KIND_NAMES[piece.kind[row]]]
             names = {field.name for field in msgspec.structs.fields(decoder_base(kind))} - ELSEWHERE
             said = {name: cell(piece, name, row) for name in names}
-            found.append((int(piece.record[row]), piece.line(row)[0], kind, said))
-    return found
+            at = (int(piece.record[row]), piece.line(row)[0])
+            if row in piece.refused:
+                refused.append((*at, piece.refused[row]))
+            placed = piece.placed.get(row)
+            assert (placed is None) == issubclass(kind, CallEvent)
+            if placed is not None:
+                said["itself"] = encode(placed)
+            events.append((*at, kind, said))
+        assert list(piece.placed) == sorted(piece.placed)
+        refused += [(record, line, reject) for record, line, _, reject in piece.rejects]
+    return events, sorted(refused, key=lambda one: one[:2])
+
+
+def rows(values: list[bytes]) -> list[Row]:
+    return found(values)[0]
 
 
 def decoder_base(kind: type[Event]) -> type[Any]:
@@ -61,39 +79,66 @@ def decoder_base(kind: type[Event]) -> type[Any]:
     return kind if issubclass(kind, CallEvent) else kind.__mro__[1]
 
 
-def expected(values: list[bytes]) -> list[tuple[int, int, type[Event], dict[str, Any]]]:
+def expected(values: list[bytes]) -> tuple[list[Row], list[Any]]:
     """The same by the reference."""
-    found = []
+    events, refused = [], []
     for record, value in enumerate(values):
+        if not split_record(value):
+            continue  # The lane says of it that it is empty.
         for line, event in enumerate(decode_record(value)):
             if isinstance(event, Reject):
+                refused.append((record, line, event))
                 continue
             names = {field.name for field in msgspec.structs.fields(decoder_base(type(event)))} - ELSEWHERE
             said = {name: getattr(event, name) for name in names}
-            found.append((record, line, type(event), said))
-    return found
+            if not isinstance(event, CallEvent):
+                said["itself"] = encode(event)
+            if said.get("prefix_hashes") == []:
+                said["prefix_hashes"] = None
+            if isinstance(event, Outcome) and event.provider_usage is not None and event.input_tokens is None:
+                try:
+                    usage = read_usage(event.provider, event.provider_usage, event.model)
+                except UsageError as error:
+                    refused.append((record, line, Reject("invalid_usage", str(error))))
+                else:
+                    stated = msgspec.structs.asdict(usage)
+                    said |= {name: count for name, count in stated.items() if count is not None}
+            events.append((record, line, type(event), said))
+    return events, refused
 
 
-def same(left: list[Any], right: list[Any]) -> None:
-    """Equal but for what storage does not tell apart: empty text and none, no tags and none."""
+def same(values: list[bytes]) -> None:
+    """Both say the same, but for what storage does not tell apart: empty text and none, no tags and none.
 
-    def plain(found: list[Any]) -> list[Any]:
+    Of prompts and answers it does: an empty one was asked for.
+    """
+
+    def told(name: str, value: Any) -> bool:
+        return value not in ("", {}, None) or value == 0 or (name in PROMPTS and value == "")
+
+    def plain(events: list[Row]) -> list[Any]:
         return [
             (
                 record,
                 line,
                 kind.__name__,
-                {k: v for k, v in said.items() if v not in ("", {}, None) or v == 0},
+                {name: value for name, value in said.items() if told(name, value)},
             )
-            for record, line, kind, said in found
+            for record, line, kind, said in events
         ]
 
-    assert plain(left) == plain(right)
+    (events, refused), (expected_events, expected_refused) = found(values), expected(values)
+    assert plain(events) == plain(expected_events)
+    assert refused == expected_refused
 
 
 TEXTS = st.one_of(
     st.sampled_from(
-        ["", "a", "gpt-4o", "ä", "日本語", "a b", "\x7f", "𝛼", "x" * 256, "é" * 256, "x" * 257, "é" * 257]
+        [
+            *("", "a", "gpt-4o", "ä", "日本語", "a b", "\x7f", "𝛼", '"\\/\b\f\n\r\t\0'),
+            *(letter * length for letter in "xé𝛼\n" for length in (256, 257)),
+            'a line\nthat is "quite" long\n',
+        ]
     ),
     st.text(max_size=12),
 )
@@ -106,6 +151,18 @@ NUMBERS = st.one_of(
     st.floats(0, 1e10, allow_nan=False),
     st.sampled_from([0.1, 1e-7, 123456789.123456789, 604_800_000.0, 604_800_000.1, 1e22, 5e-324, 0.0, -0.0]),
 )
+COUNTS = st.integers(0, 900)
+USAGES: st.SearchStrategy[dict[str, Any]] = st.one_of(
+    st.fixed_dictionaries({"prompt_tokens": COUNTS, "completion_tokens": COUNTS}),
+    st.fixed_dictionaries(
+        {"input_tokens": COUNTS, "output_tokens": COUNTS, "cache_read_input_tokens": COUNTS},
+        optional={"server_tool_use": st.fixed_dictionaries({"web_fetch_requests": COUNTS})},
+    ),
+    st.fixed_dictionaries({"promptTokenCount": COUNTS, "x": st.lists(TEXTS | NUMBERS, max_size=2)}),
+    st.just({"prompt_tokens": -1}),
+    st.just({"prompt_tokens": {"a": [[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]}}),
+)
+SHAS = st.lists(st.sampled_from([0, 7, 2**63 - 1]) | st.integers(0, 2**63 - 1), max_size=3)
 VALUES = st.one_of(
     TEXTS,
     NUMBERS,
@@ -113,6 +170,8 @@ VALUES = st.one_of(
     st.none(),
     st.just([]),
     st.just([1]),
+    st.just([-1]),
+    st.just({"a": -1}),
     st.dictionaries(TEXTS, TEXTS, max_size=3),
 )
 
@@ -135,12 +194,18 @@ def fitting(draw: st.DrawFn, kind: type[Event]) -> dict[str, Any]:
     for field in draw(st.lists(st.sampled_from(fields), max_size=8)):
         known = str(field.type)
         options = OPTIONS.get(field.name)
+        if field.name == "v":
+            continue
+        if field.name in ("provider_usage", "prefix_hashes"):
+            said[field.name] = draw(USAGES if field.name == "provider_usage" else SHAS)
+            continue
         if options and draw(st.integers(0, 5)):
             said[field.name] = draw(st.sampled_from(options))
         elif "str" in known and "dict" not in known:
             said[field.name] = draw(TEXTS)
         elif "dict" in known:
-            said[field.name] = draw(st.dictionaries(TEXTS, TEXTS, max_size=3))
+            of = COUNTS if field.name == "tool_requests" else TEXTS
+            said[field.name] = draw(st.dictionaries(TEXTS, of, max_size=3))
         elif "bool" in known:
             said[field.name] = draw(st.booleans() | st.none())
         else:
@@ -148,6 +213,9 @@ def fitting(draw: st.DrawFn, kind: type[Event]) -> dict[str, Any]:
     if draw(st.integers(0, 5)) == 0:
         said[draw(st.sampled_from(["new_field", *said, "kind"]))] = draw(VALUES)
     return said
+
+
+UNEXPECTED = [b"\\", b'"', b"{", b"]", b"e-3", b"0", b".5", b"\\ud83d", b"\\u0061", b"\xc3"]
 
 
 @st.composite
@@ -164,14 +232,51 @@ def lines(draw: st.DrawFn) -> bytes:
     text = json.dumps(dict(items), ensure_ascii=draw(st.booleans()), separators=separators)
     if draw(st.integers(0, 9)) == 0:  # a field twice
         text = text[:-1] + "," + json.dumps(dict([draw(st.sampled_from(items))]), separators=separators)[1:]
-    return text.encode("utf-8", "surrogatepass")
+    if draw(st.integers(0, 5)) == 0:  # letters that need not be escaped
+        letter = draw(st.sampled_from("aeintu4"))
+        text = text.replace(letter, f"\\u{ord(letter):04{draw(st.sampled_from('xX'))}}")
+    line = text.encode("utf-8", "surrogatepass")
+    if draw(st.integers(0, 5)) == 0:  # something that was not meant
+        at = draw(st.integers(0, len(line)))
+        line = line[:at] + draw(st.sampled_from(UNEXPECTED)) + line[at + draw(st.integers(0, 2)) :]
+    return line
+
+
+def with_fields(fields: bytes) -> bytes:
+    return encode(call(1))[:-1] + b"," + fields + b"}"
 
 
 @settings(max_examples=400)
 @given(st.lists(st.lists(lines(), max_size=5).map(b"\n".join), min_size=1, max_size=3))
 @example([b"", b"\n\n", b" \n" + encode(call(1)), encode(call(2)) + b"\n"])
+@example(
+    [
+        with_fields(b'"prefix_hashes":[1,2],"provider_usage":{"prompt_tokens":1}'),
+        with_fields(b'"prefix_hashes":[3,-1],"provider_usage":{"prompt_tokens":1}'),
+        with_fields(b'"prefix_hashes":[4]],"provider_usage":{"prompt_tokens":1}'),
+        with_fields(b'"prefix_hashes":[5,6,7]'),
+        with_fields(b'"prefix_hashes":[],"tool_requests":{"a":1.5}'),
+        with_fields(b'"tool_requests":{"a":}'),
+        with_fields(
+            b'"tool_requests":{"a":1},"cache_read_tokens":5,"provider_usage":{"completion_tokens":2}'
+        ),
+        with_fields(b'"tool_requests":{"a":1},"input_tokens":5,"provider_usage":{"prompt_tokens":2}'),
+        with_fields(b'"tool_requests":{"a":1},"provider_usage":{"prompt_tokens":1,"completion_tokens":-2}'),
+    ]
+)
+@example([with_fields(b'"input_text":"' + b"\\n" * 262_144 + b'"')])
+@example([with_fields(b'"input_text":"' + b"\\n" * 262_145 + b'"')])
+@example([with_fields(b'"input_text":"","output_text":null'), with_fields(b'"output_text":"\\ud83d\\ude00"')])
 def test_columns_say_what_decoding_line_by_line_says(values: list[bytes]) -> None:
-    same(rows(values), expected(values))
+    same(values)
+
+
+@given(st.integers(0, 2**63 - 1) | st.integers(10**15, 10**18))
+@example(45_035_996_273_704_965)  # with 1 for the power, in the middle between two doubles
+def test_long_decimals_are_read_to_the_last_bit_or_not_at_all(number: int) -> None:
+    for power in range(61):
+        assert scan._fraction(number, power) in (-1.0, number / 10**power)
+    assert scan._fraction(45_035_996_273_704_965, 1) == -1.0
 
 
 @pytest.mark.parametrize(
@@ -212,13 +317,27 @@ PLAIN = encode(
 @pytest.mark.parametrize(
     "line",
     [
-        PLAIN,
-        json.dumps(json.loads(PLAIN)).encode(),  # Python's own spaces
-        PLAIN.replace(b"gpt-4o", "größe".encode()),
-        PLAIN.replace(b'"total_ms"', b'"new_field":"x","total_ms"'),
-        PLAIN.replace(b'"seq":3', b'"seq":null'),
+        pytest.param(PLAIN, id="ours"),
+        pytest.param(json.dumps(json.loads(PLAIN)).encode(), id="spaces"),
+        pytest.param(json.dumps(json.loads(PLAIN), sort_keys=True).encode(), id="sorted"),
+        *(
+            pytest.param(PLAIN.replace(old, new), id=name)
+            for name, old, new in (
+                ("utf-8", b"gpt-4o", "größe".encode()),
+                ("escapes", b"gpt-4o", b"gr\\u00f6\\u00dfe \\ud83d\\uDE00 \\n"),
+                ("longest", b"gpt-4o", b"\\n\\u00f6" * 128),
+                ("newer", b'"model"', b'"new_field":"x","model"'),
+                ("null", b'"seq":3', b'"seq":null'),
+                ("prompt", b'"model"', b'"input_text":"a\\nprompt","output_text":"","model"'),
+                ("hashes", b'"model"', b'"prefix_hashes":[9223372036854775807, 1],"model"'),
+                ("usage", b'"model"', b'"provider_usage":{"a": [{"b": -1e5}]},"model"'),
+                ("tools", b'"model"', b'"tool_requests":{"a":1},"model"'),
+                ("unrounded", b'"ttft_ms":1.25', b'"ttft_ms":523.45719900913543'),
+                ("small", b'"ttft_ms":1.25', b'"ttft_ms":0.00016999999999999999'),
+                ("exponent", b'"ttft_ms":1.25', b'"ttft_ms":2.25e-05'),
+            )
+        ),
     ],
-    ids=["ours", "spaces", "utf-8", "newer", "null"],
 )
 def test_what_senders_usually_write_is_scanned(line: bytes) -> None:
     """Or the fast way would not be taken, and nothing else would show it."""
@@ -229,11 +348,28 @@ def test_what_senders_usually_write_is_scanned(line: bytes) -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        (b"gpt-4o", b"gpt\\u002d4o"),
+        (b'"model"', b'"mod\\u0065l"'),
+        (b'"model"', b'"ten\\u0061nt":"t","model"'),
+        (b"gpt-4o", b"\\n" * 257),
+        (b"gpt-4o", b"gpt\\ud83d"),
+        (b"gpt-4o", b"gpt\\ud83d\\u0020"),
+        (b"gpt-4o", b"gpt\\ude00"),
+        (b"gpt-4o", b"gpt\\u12g4"),
+        (b"gpt-4o", b"gpt\\x"),
+        (b'"complete"', b'"c\\u006fmplete"'),
+        (b'"kind":"call"', b'"kind" :"call"'),
+        (b'"kind":"call"', b'"new":"call"'),
+        (b'"kind":"call",', b'"output_tokens_so_far":1,"kind":"call",'),
+        (b'"model"', b'"prefix_hashes":[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]],"model"'),
+        (b'"model"', b'"prefix_hashes":1,"model"'),
         (b'"seq":3', b'"seq":3.0'),
         (b'"seq":3', b'"seq":03'),
         (b'"seq":3', b'"seq":-3'),
-        (b'"ttft_ms":1.25', b'"ttft_ms":1.25e0'),
+        (b'"ttft_ms":1.25', b'"ttft_ms":1.25e3'),
+        (b'"ttft_ms":1.25', b'"ttft_ms":1.25e'),
+        (b'"ttft_ms":1.25', b'"ttft_ms":1.25e-'),
+        (b'"ttft_ms":1.25', b'"ttft_ms":1.25e-61'),
+        (b'"ttft_ms":1.25', b'"ttft_ms":1.25e-9999999999999999999999'),
         (b'"ttft_ms":1.25', b'"ttft_ms":1.'),
         (b'"ttft_ms":1.25', b'"ttft_ms":0.10000000000000000000001'),
         (b'"seq":3', b'"seq":3,"seq":3'),

@@ -369,9 +369,10 @@ def test_windows_that_may_have_been_closed_are_named() -> None:
 
 
 def test_texts_are_kept_apart_and_only_where_they_were_sent() -> None:
-    flushed = fed([record(call(1), call(2, input_text="a prompt"), call(3, output_text="an answer"))])
+    asked = (call(2, input_text="a\nprompt"), call(3, output_text="an answer"), call(4, input_text=""))
+    flushed = fed([record(call(1), *asked)])
     texts = [(text.call_id, text.input_text, text.output_text) for text in flushed[0].texts]
-    assert texts == [("call-2", "a prompt", None), ("call-3", None, "an answer")]
+    assert texts == [("call-2", "a\nprompt", None), ("call-3", None, "an answer"), ("call-4", "", None)]
 
 
 def test_resources_know_their_place() -> None:

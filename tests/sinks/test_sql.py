@@ -13,13 +13,16 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from gatewatch.events import Call, Event, Feedback, Request, Token, encode
+from gatewatch.events import Call, Event, Feedback, Request, Resource, Token, encode
 from gatewatch.price_book import default_book
+from signals.budget import Budget, Scope
 from signals.chunk import SIGNALS
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from signals.sketch import RELATIVE_ERROR
+from sinks.budget import set_budget
 from sinks.clickhouse import Sink
+from sinks.gpu_rate import GpuRate, save_rate
 from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
@@ -32,6 +35,8 @@ QUERIES: Final = {
 }
 # Fifteen minutes ago: in the last hour, and long enough ago for a call to count as never ended.
 MINUTE_MS: Final = (int(time.time()) // 60 - 15) * 60_000
+# Where it is about noon: that minute and now are of the same day. Etc/GMT-1 is one hour before UTC's clocks.
+NOON_ZONE: Final = f"Etc/GMT{time.gmtime(MINUTE_MS / 1000).tm_hour - 12:+d}".replace("+0", "")
 
 
 def rows_under(heading: str) -> list[list[str]]:
@@ -147,6 +152,16 @@ def known_events() -> list[Event]:
         thumbs(22, "call-02", 0.0),
         thumbs(23, "call-10", 0.0),
         thumbs(24, "call-11", 1.0),
+        # Of no emitter that numbers its events.
+        Resource(
+            at_ms=MINUTE_MS + 36_000,
+            gateway="eu-1",
+            resource="gpu:0",
+            model="llama",
+            gpu_count=2.0,
+            gpu_utilization=0.25,
+            interval_s=36.0,
+        ),
     ]
     return events
 
@@ -166,6 +181,19 @@ def filled(sink: Sink) -> Sink:
     assert rows is not None
     for name, block in blocks([rows]).items():
         sink.insert(f"{STORE}.{name}", block)
+    save_rate(sink, GpuRate(rate_id="own", nano_usd_per_gpu_hour=5 * 10**9, valid_from_s=0, model="llama"))
+    for budget_id, amount in (("acme-day", "0.002"), ("acme-plenty", "1000000")):
+        set_budget(
+            sink,
+            Budget(
+                budget_id=budget_id,
+                scope=Scope(tenant="acme"),
+                period="daily",
+                time_zone=NOON_ZONE,
+                amount_usd=Decimal(amount),
+            ),
+            "test",
+        )
     return sink
 
 
@@ -238,6 +266,14 @@ ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
     21: [
         ("eu-1", "openai", "gpt-4o", 2, Decimal("0.0006"), Decimal("0.0007"), Decimal("-0.0001"), 50.0),
     ],
+    # 36 s of two GPUs at $5 an hour, busy for a quarter of it; no call was theirs.
+    22: [(TODAY, "llama", *map(Decimal, ("0.02", "0.1", "0", "0.025", "0.075")))],
+    23: [
+        ("abandoned", "beta", 0, 1, None, None),
+        ("failed", "beta", 0, 1, None, None),
+        ("idle", "", 0, 0, Decimal("0.1"), Decimal("0.075")),
+    ],
+    24: [("acme-day", Decimal("0.002"), Decimal("0.003"), 150.0, 0)],
 }
 
 
