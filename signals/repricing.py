@@ -5,7 +5,7 @@ cost that was computed again stands beside it in one column, ``repriced``, which
 never were (an empty text costs nothing to insert or merge, docs/decisions/repriced-costs.md). It holds, as
 unsigned numbers of eight bytes, the largest byte first::
 
-    rank of the usage | version of the prices | when the call was read, ms | nano-USD by column of costs
+    rank of the usage | version of the prices | when the call was read, ms | nano-USD by column | their sum
 
 and then the text ``<status><price id>\0<reason>\0<details>``. Texts merge by the largest, byte by byte, so
 the parts of one computation stay together, and that by the better usage, then the newer prices, then of
@@ -67,7 +67,7 @@ PRICED_BY: Final = (
 MEASURED_BY: Final = (*DIMENSIONS, "input_tokens", "output_tokens", *_COSTS)
 """Columns of ``calls`` that a :class:`Correction` reads; times as milliseconds."""
 NUMBER_BYTES: Final = 8
-NUMBERS: Final = ("rank", "version", "read_ms", *COLUMNS)
+NUMBERS: Final = ("rank", "version", "read_ms", *COLUMNS, "total")
 """The numbers at the beginning of ``repriced``."""
 HEAD_BYTES: Final = NUMBER_BYTES * len(NUMBERS)
 
@@ -440,14 +440,15 @@ def _repriced(table: pa.Table, texts: _Texts) -> Costs:
         number = np.array([texts.number(text.decode()) for text in said.dictionary.to_pylist()], np.int64)
         text[rows] = number[said.indices.to_numpy()]
     rank, version, read_ms = numbers[:3]
-    return Costs(rank, version, read_ms, numbers[3:], text, texts.all)
+    return Costs(rank, version, read_ms, numbers[3 : 3 + len(COLUMNS)], text, texts.all)
 
 
 def _rows(table: pa.Table, costs: Costs, rows: NDArray[np.intp]) -> pa.Table:
     """What is inserted: keys, and everything else empty, which is what merges with anything."""
     keep = pa.array(rows)
     numbers = np.empty((len(rows), len(NUMBERS)), dtype=">u8")
-    for place, column in enumerate((costs.rank, costs.version, costs.read_ms, *costs.amounts)):
+    total = costs.amounts.sum(axis=0)
+    for place, column in enumerate((costs.rank, costs.version, costs.read_ms, *costs.amounts, total)):
         numbers[:, place] = column[rows]
     head = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(HEAD_BYTES), len(rows), [None, pa.py_buffer(numbers.tobytes())]

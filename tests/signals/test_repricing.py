@@ -168,7 +168,14 @@ def test_a_text_begins_with_its_numbers_largest_byte_first() -> None:
     text = kept(merged(ended("provider", 1000)), book=RAISED, version=300, at=1_795_000_000_000)
     numbers = dict(zip(NUMBERS, np.frombuffer(text[:HEAD_BYTES], ">u8").tolist(), strict=True))
     nothing = dict.fromkeys(COLUMNS, 0)
-    wanted = {"rank": 3, "version": 300, "read_ms": 1_795_000_000_000, **nothing, "cost_input": 1_100_000}
+    wanted = {
+        "rank": 3,
+        "version": 300,
+        "read_ms": 1_795_000_000_000,
+        **nothing,
+        "cost_input": 1_100_000,
+        "total": 1_100_000,
+    }
     assert numbers == wanted
     assert text[HEAD_BYTES:].startswith(b"5anthropic/claude-haiku-4-5")
     assert text[HEAD_BYTES:].count(b"\0") == 2
