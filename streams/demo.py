@@ -10,19 +10,21 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
 
 from gatewatch.events import EVENTS_TOPIC, Event
+from signals.budget import Budget, Scope
 from streams.proof import EmitterCount, Sent, Tally
 from traffic.incident import parse_incident
 from traffic.replay import KafkaSender, Pace, Summary, replay
 from traffic.synthetic import Traffic
 from traffic.trace import Timed, Trace
 
-__all__ = ["ENVIRONMENT", "EXAMPLES", "TRACE", "Demo", "Example"]
+__all__ = ["ENVIRONMENT", "EXAMPLES", "TRACE", "Demo", "Example", "budget"]
 
 TRACE: Final = (
     Path(__file__).resolve().parents[2]
@@ -41,7 +43,24 @@ ENVIRONMENT: Final = {
 }
 """Settings of the workers that differ from their defaults."""
 
+_BUDGET_TENANT: Final = "tenant-01"
+_BUDGET_USD_PER_CALL: Final = Decimal("0.0115")
+"""Somewhat less than what the tenant spends for each synthetic call of any tenant: a day's budget of so much
+for all calls of the demonstration bursts shortly before its end."""
+
 _CLOSE_S: Final = 30.0
+
+
+def budget(seconds: float, rate_per_s: float) -> Budget:
+    """A budget that the demonstration's traffic bursts."""
+    usd = (Decimal(seconds) * Decimal(rate_per_s) * _BUDGET_USD_PER_CALL).quantize(Decimal("0.01"))
+    return Budget(
+        budget_id=f"{_BUDGET_TENANT}-day",
+        scope=Scope(tenant=_BUDGET_TENANT),
+        period="daily",
+        time_zone="UTC",
+        amount_usd=max(usd, Decimal("0.01")),
+    )
 
 
 class Example(Struct, frozen=True):

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from signals.budget import BudgetStatus
+from sinks import budget
 from sinks.clickhouse import Sink
 
 __all__ = [
@@ -100,6 +102,8 @@ class Overview(Struct, frozen=True):
     """By tokens, five at most."""
     dearest: list[TenantSpend]
     """The three tenants whose calls cost most."""
+    budgets: list[BudgetStatus]
+    """Worst first."""
     dead_letters: list[DeadLetterCount]
     """By number of lines."""
 
@@ -155,7 +159,7 @@ _DEAD_LETTERS: Final = (
 
 
 def read_overview(sink: Sink, running_s: float) -> Overview:
-    """Read everything; some 0.1 s.
+    """Read everything; some 0.2 s.
 
     Parameters
     ----------
@@ -208,6 +212,7 @@ def read_overview(sink: Sink, running_s: float) -> Overview:
         usd=_usd(spent),
         models=models,
         tenants=tenants,
+        budgets=budget.status(sink),
         dearest=[TenantSpend(str(name), _usd(nano)) for name, nano in sink.rows(_DEAREST)],
         dead_letters=[DeadLetterCount(str(reason), int(lines)) for reason, lines in sink.rows(_DEAD_LETTERS)],
     )

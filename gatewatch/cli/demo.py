@@ -140,8 +140,9 @@ def _show(
     """Send, show, prove, query; whether the proof holds."""
     from gatewatch.cli.live import Status
     from gatewatch.cli.live import picture as draw_picture
+    from sinks.budget import set_budget
     from sinks.clickhouse import Sink, SinkError
-    from streams.demo import ENVIRONMENT, Demo
+    from streams.demo import ENVIRONMENT, Demo, budget
     from streams.proof import await_proof
 
     demo = Demo(stack.bootstrap, seconds=seconds, rate_per_s=rate, trace=trace)
@@ -151,9 +152,13 @@ def _show(
         + ("" if trace else " (no ../shared beside this checkout: no recorded trace)")
     )
     console.print("on purpose: " + "\n            ".join(demo.incidents))
-    console.print(f"windows close {ENVIRONMENT['GATEWATCH_GRACE_S']} s after their minute, by default 60 s\n")
+    console.print(f"windows close {ENVIRONMENT['GATEWATCH_GRACE_S']} s after their minute, by default 60 s")
+    limit = budget(seconds, rate)
+    console.print(f"{limit.scope} has a budget of ${limit.amount_usd:,.2f} a day, too little for this\n")
     status = Status(seconds, f"{rate:g} synthetic calls/s" + (" and a recorded trace" if trace else ""))
     try:
+        with contextlib.closing(Sink(stack.engine_url, "writer", stack.writer_password)) as writer:
+            set_budget(writer, limit, "gatewatch demo")
         sink = Sink(stack.engine_url, "reader")
         try:
             demo.start()

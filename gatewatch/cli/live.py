@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from signals.budget import BudgetStatus
     from streams.overview import Overview
 
 __all__ = ["Meter", "Status", "draw", "line", "picture"]
@@ -81,13 +82,14 @@ def line(status: Status, overview: Overview) -> str:
         f"{_ms(overview.ttft_p95_ms)}  {_count(overview.input_tokens_per_s)} tokens/s in, "
         f"{_count(overview.output_tokens_per_s)} out  ${overview.usd_per_min:,.2f}/min  "
         f"{overview.rejects:,} dead letters"
+        + "".join(f"  budget {one.budget.budget_id} {_going(one)}" for one in overview.budgets[:1])
     )
 
 
 def draw(status: Status, overview: Overview, width: int, height: int) -> RenderableType:
     """The screen."""
     letters = max(min(len(overview.dead_letters), _LETTER_ROWS), 1)
-    bottom = max(len(overview.tenants), len(overview.dearest) + 3 + letters)
+    bottom = max(len(overview.tenants), len(overview.dearest) + len(overview.budgets[:1]) + 3 + letters)
     room = height - (4 + len(status.notes)) - (bottom + 3) - 4
     parts: list[RenderableType] = [_header(status, overview)]
     parts.append(_models(overview, max(_MODELS_LEAST, room), wide=width >= 100))
@@ -221,7 +223,28 @@ def _spend(overview: Overview) -> Table:
     for tenant in overview.dearest:
         table.add_row(Text(tenant.tenant) if tenant.tenant else Text("(none)", "dim"), f"${tenant.usd:,.4f}")
     table.add_row(Text("all tenants", "bold"), Text(f"${overview.usd:,.4f}", "bold"))
+    for one in overview.budgets[:1]:
+        name = Text("budget ", "dim").append(one.budget.budget_id, "")
+        table.add_row(name, Text(_going(one), "bold red" if one.is_over else ""))
     return table
+
+
+def _going(one: BudgetStatus) -> str:
+    """How a budget is going, in some words."""
+    used = f"{one.share:.0%} of ${one.budget.amount_usd:,.2f}"
+    if one.state == "exceeded":
+        return f"{used}, exceeded"
+    if one.bursts_at is None:
+        return used
+    left_s = max(0.0, (one.bursts_at - one.at).total_seconds())
+    return f"{used}, bursts in {_span(left_s)}"
+
+
+def _span(seconds: float) -> str:
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _dead_letters(overview: Overview) -> Table:

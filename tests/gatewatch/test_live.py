@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import xml.etree.ElementTree as ElementTree
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from gatewatch.cli.live import Meter, Status, draw, line, picture
+from signals.budget import Budget, BudgetStatus, Hour, Scope, assess
 from streams.overview import DeadLetterCount, ModelRate, Overview, TenantRate, TenantSpend
 
 
@@ -28,6 +30,20 @@ def model(number: int) -> ModelRate:
         output_tokens_per_s=999.0,
         usd_per_min=1.5,
     )
+
+
+def burning() -> BudgetStatus:
+    """A budget of which half was spent in the day's first hour."""
+    at = datetime(2026, 11, 21, 1, tzinfo=UTC)
+    budget = Budget(
+        budget_id="acme-day",
+        scope=Scope(tenant="acme"),
+        period="daily",
+        time_zone="UTC",
+        amount_usd=Decimal(10),
+    )
+    hours = [Hour(datetime(2026, 11, 21, tzinfo=UTC), Decimal(5))]
+    return assess(budget, budget.period_at(at), at, hours, {}, first_call=hours[0].start)
 
 
 OVERVIEW = Overview(
@@ -49,6 +65,7 @@ OVERVIEW = Overview(
     usd=Decimal("1234.567890123"),
     models=[model(number) for number in range(20)],
     tenants=[TenantRate(f"tenant-{number}", 10.0, 0.0, 5000.0) for number in range(5)],
+    budgets=[burning()],
     dearest=[TenantSpend(f"dear-{number}", Decimal(100 - number)) for number in range(3)],
     dead_letters=[DeadLetterCount("invalid_json", 5), DeadLetterCount("invalid_event", 2)],
 )
@@ -71,6 +88,7 @@ NOTHING = Overview(
     usd=Decimal(0),
     models=[],
     tenants=[],
+    budgets=[],
     dearest=[],
     dead_letters=[],
 )
@@ -112,6 +130,8 @@ def test_it_shows_rates_errors_lag_and_dead_letters() -> None:
         "$1,234.5679",
         "$/min",
         "31.4",
+        "acme-day",
+        "50% of $10.00, bursts in 60 min",
         "invalid_json",
         "worker-0 runs again",
     ):
