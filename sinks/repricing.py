@@ -173,6 +173,7 @@ def reprice_calls(
     columns = PRICED_BY if run is None else tuple(dict.fromkeys((*PRICED_BY, *MEASURED_BY)))
     for hour_ms, calls in _counts(sink, scope.from_ms, scope.until_ms, _HOUR_MS):
         begin, end = max(hour_ms, scope.from_ms), min(hour_ms + _HOUR_MS, scope.until_ms)
+        whole = run is not None and scope.is_all and end - begin == _HOUR_MS
         began_ms = _now_ms(sink)
         seen = Correction()
         for from_ms, until_ms, held in _slices(sink, begin, end, calls):
@@ -184,16 +185,15 @@ def reprice_calls(
                 if run is not None:
                     if found.rows.num_rows:
                         sink.insert(f"{STORE}.calls", found.rows)
-                    seen.add_priced(table, found)
+                    if whole:
+                        seen.add_priced(table, found)
             on_progress(held)
         if run is not None:
             read_ms = _now_ms(sink)
-            # All calls of the hour have been seen, and nobody else can have changed their costs: what is
-            # stored is known. Otherwise it is read again.
-            if scope.is_all and end - begin == _HOUR_MS and run.is_alone(began_ms):
-                _correct(sink, hour_ms, read_ms, seen)
-            else:
-                _correct(sink, hour_ms, read_ms, _stored(sink, hour_ms))
+            # Where all calls of the hour have been seen and nobody else can have changed their costs, what
+            # is stored is known. Otherwise it is read again.
+            known = whole and run.is_alone(began_ms)
+            _correct(sink, hour_ms, read_ms, seen if known else _stored(sink, hour_ms))
     outcome = total.outcome()
     if run is not None:
         run.finish(outcome)
