@@ -49,8 +49,8 @@ CORRECTIONS: Final = 1 << 63
 """The source of chunks that correct others. Ids of partitions have 63 bits."""
 
 _HOUR_MS: Final = 3_600_000
-_SLICE_CALLS: Final = 200_000
-"""So many calls are in memory at a time, unless more of them started within a second."""
+_SLICE_CALLS: Final = 210_000
+"""About so many calls are in memory at a time, unless more of them started within a second."""
 _TIMES: Final = ("started_at", "last_at")
 _BEGUN: Final = 1
 _FINISHED: Final = 2
@@ -316,8 +316,11 @@ def _slices(
     """Spans of time that hold few calls each and leave none out, with how many they hold now."""
     begin, held = from_ms, 0
     if calls > _SLICE_CALLS:
+        # Of like size: every slice is an insert, and a small one costs as many merges as a large one.
+        slices = -(-calls // _SLICE_CALLS)
+        most = (calls + calls // 20) // slices
         for second_ms, rows in _counts(sink, from_ms, until_ms, 1000, only):
-            if held and held + rows > _SLICE_CALLS:
+            if held and held + rows > most:
                 yield begin, second_ms, held
                 begin, held = second_ms, 0
             held += rows
