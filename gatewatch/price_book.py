@@ -1,6 +1,7 @@
 """Prices as data: which price a call has, by provider, model, service tier, time and contract.
 
-A :class:`PriceBook` holds two tables that ship with the package, and rows of the owner's own:
+A :class:`PriceBook` holds two tables, by default those that ship with the package, and rows of the
+owner's own:
 
 - ``price_data/genai_prices.json``, made from genai-prices (MIT) by ``make generate``;
 - ``price_data/declared.toml``, kept by hand for what genai-prices lacks, with sources and dates;
@@ -37,9 +38,12 @@ from gatewatch.model_name import SELF_HOSTED, fold, provider_alias, spellings, u
 from gatewatch.price_table import (
     DAY_MS,
     Clause,
+    Declared,
     Model,
     PriceError,
     Provider,
+    Table,
+    Tier,
     day_ms,
     exact_names,
     fixed_rate,
@@ -155,6 +159,8 @@ class PriceBook:
     ----------
     contracts
         Rows that override, in the order in which they were made.
+    from_tables
+        The list and the declared table (:func:`gatewatch.price_table.read_tables`); by default the package's.
 
     Raises
     ------
@@ -162,8 +168,10 @@ class PriceBook:
         A contract that says nothing, or that cannot be computed.
     """
 
-    def __init__(self, contracts: Sequence[Contract] = ()) -> None:
-        table, declared = tables()
+    def __init__(
+        self, contracts: Sequence[Contract] = (), from_tables: tuple[Table, Declared] | None = None
+    ) -> None:
+        table, declared = from_tables or tables()
         self._table = table
         self._declared = declared
         self._providers = {provider.id: provider for provider in table.providers}
@@ -187,6 +195,16 @@ class PriceBook:
     def source(self) -> str:
         """The price list and its version, such as ``genai-prices 0.2.3``."""
         return f"{self._table.about.name} {self._table.about.version}"
+
+    @property
+    def contracts(self) -> tuple[Contract, ...]:
+        """The rows of the owner's own, in their order."""
+        return self._contracts
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """The providers of the list, with their models."""
+        return tuple(self._table.providers)
 
     def segment(self, at_ms: int) -> int:
         """A number that is the same for all times between which no price changes.
@@ -248,6 +266,46 @@ class PriceBook:
         """The names of a provider's models in the price list; empty for a provider that is not known."""
         found = self._provider(provider)
         return [model.id for model in found.models] if isinstance(found, Provider) else []
+
+    def provider_id(self, name: str) -> str | None:
+        """The provider's id in the price list, for a name in any spelling; None where it is not known."""
+        found = self._provider(name)
+        return found.id if isinstance(found, Provider) else None
+
+    def listed_price(
+        self, provider: Provider, model: Model, at_ms: int, service_tier: str = "standard"
+    ) -> Price | Unpriced:
+        """What a model of the list costs, contracts aside: for listing prices, not for pricing calls."""
+        return self._listed_price(self._as_found(provider, model), service_tier, at_ms)
+
+    def listed_tiers(self, provider: Provider, model: Model) -> list[str]:
+        """The service tiers for which a model has rates at some time, the standard one first."""
+        declared = [entry.tier for entry in self._declared_tiers(provider, model)]
+        return list(dict.fromkeys(["standard", *declared, *(row.tier for row in model.tiers)]))
+
+    def listed_changes(self, provider: Provider, model: Model) -> list[int]:
+        """The midnights, in ms, at which some listed price of a model may change."""
+        days = {row.from_ for row in (*model.prices, *model.tiers)}
+        for tier in self._declared_tiers(provider, model):
+            days |= {tier.from_, tier.to}
+        for fee in self._declared.fee:
+            if fee.provider == provider.id:
+                days |= {fee.from_, fee.to}
+        return sorted(day_ms(day) for day in days if day)
+
+    def _declared_tiers(self, provider: Provider, model: Model) -> list[Tier]:
+        name = self._as_found(provider, model).name
+        return [
+            entry
+            for entry in self._declared.tier
+            if entry.provider == provider.id and is_match(entry.models, name) and name not in entry.except_
+        ]
+
+    def _as_found(self, provider: Provider, model: Model) -> _Found:
+        """A model as if it had been asked for by a name that it goes by."""
+        names = [model.id.lower(), *exact_names(model.match)]
+        name = next((name for name in names if is_match(model.match, name)), names[0])
+        return _Found(provider, provider, model, name, "")
 
     # --- names
 

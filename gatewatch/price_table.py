@@ -1,7 +1,9 @@
-"""The price tables of the package, as they are read.
+"""The price tables, as they are read from their two documents.
 
-``price_data/genai_prices.json`` is made from genai-prices (MIT) by ``make generate``, a model a line;
-``price_data/declared.toml`` is kept by hand. Both are read once, when the first price is asked for.
+The list is JSON, made from genai-prices (MIT), a model a line; the declared table is what is kept by hand for
+what the list lacks. The package has one of each: ``price_data/genai_prices.json``, made by ``make generate``,
+and ``price_data/declared.toml``. The ledger of prices (:mod:`gatewatch.price_ledger`) has others. Fields that
+this release does not know are ignored: a list may come from a later one.
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ __all__ = [
     "is_match",
     "is_weekend",
     "minute_ms",
+    "package_documents",
     "pattern",
     "per_thousand",
+    "read_tables",
     "row_at",
     "tables",
     "within",
@@ -310,22 +314,52 @@ def per_thousand(amount: str) -> int:
 
 
 @cache
+def package_documents() -> tuple[bytes, bytes]:
+    """The list and the declared table of the package, both as JSON."""
+    folder = resources.files("gatewatch").joinpath("price_data")
+    declared = tomllib.loads(folder.joinpath("declared.toml").read_text("utf-8"))
+    return folder.joinpath("genai_prices.json").read_bytes(), msgspec.json.encode(declared)
+
+
+@cache
 def tables() -> tuple[Table, Declared]:
     """The two tables of the package, read once."""
-    folder = resources.files("gatewatch").joinpath("price_data")
-    table = msgspec.json.decode(folder.joinpath("genai_prices.json").read_bytes(), type=Table)
-    declared = msgspec.convert(
-        tomllib.loads(folder.joinpath("declared.toml").read_text("utf-8")), type=Declared
-    )
+    return read_tables(*package_documents())
+
+
+def read_tables(listed: bytes, declared_json: bytes) -> tuple[Table, Declared]:
+    """A list and a declared table, the second's models and rows put among those of the first.
+
+    What the declared table says of a provider or model that the list does not have is left out: its calls are
+    unpriced, and say so.
+
+    Raises
+    ------
+    PriceError
+        A document is not what it should be; the message says where.
+    """
+    try:
+        table = msgspec.json.decode(listed, type=Table)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PriceError(f"the price list cannot be read: {error}") from error
+    try:
+        declared = msgspec.json.decode(declared_json, type=Declared)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PriceError(f"the declared table cannot be read: {error}") from error
     providers = {provider.id: provider for provider in table.providers}
+    for provider in table.providers:
+        provider.fallback = [other for other in provider.fallback if other in providers]
     for added in declared.model:
         row = Row(_declared_rates(added), from_=added.from_)
-        # First, so that it is not taken by a wider match of the list.
-        providers[added.provider].models.insert(
-            0, Model(added.model, added.match, [row], source=added.source, source_date=added.date)
-        )
+        if added.provider in providers:
+            # First, so that it is not taken by a wider match of the list.
+            providers[added.provider].models.insert(
+                0, Model(added.model, added.match, [row], source=added.source, source_date=added.date)
+            )
     for extra in declared.row:
-        model = next(model for model in providers[extra.provider].models if model.id == extra.model)
+        model = _model_of(providers, extra)
+        if model is None:
+            continue
         # Behind what began before, in front of what begins later: the last row that holds is taken.
         place = sum(not known.from_ or known.from_ <= extra.from_ for known in model.prices)
         source = f"{extra.source} ({extra.date})"
@@ -333,12 +367,17 @@ def tables() -> tuple[Table, Declared]:
             place, Row(_declared_rates(extra), from_=extra.from_, daily=extra.daily, source=source)
         )
     for entry in declared.weekdays:
-        for model in providers[entry.provider].models:
+        for model in providers[entry.provider].models if entry.provider in providers else ():
             if is_match(entry.models, model.id):
                 model.prices = [
                     msgspec.structs.replace(row, weekdays=True) if row.daily else row for row in model.prices
                 ]
     return table, declared
+
+
+def _model_of(providers: dict[str, Provider], row: AddedRow) -> Model | None:
+    models = providers[row.provider].models if row.provider in providers else []
+    return next((model for model in models if model.id == row.model), None)
 
 
 def _declared_rates(entry: Added | AddedRow) -> dict[str, Rate]:

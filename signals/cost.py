@@ -35,11 +35,22 @@ from gatewatch.charge import PARTS
 from gatewatch.events import Call, Response
 from gatewatch.money import PICO_PER_NANO, nano_parts
 from gatewatch.price_book import Price, PriceBook, Unpriced
+from gatewatch.price_ledger import VERSION_MOST, PriceLedger
 from gatewatch.pricing import FIELDS, TOOL_SUMS, UNKNOWN_CACHED_AUDIO, Evaluation, evaluate
 from gatewatch.usage import WHOLES
 from signals.column import CALL_KINDS, RANK_SHIFT, coded, numbers
 
-__all__ = ["AMOUNT_BITS", "COLUMNS", "CONTRADICTION", "HEAD_DIGITS", "STATUSES", "costs", "statuses"]
+__all__ = [
+    "AMOUNT_BITS",
+    "COLUMNS",
+    "CONTRADICTION",
+    "HEAD_DIGITS",
+    "RANK_BITS",
+    "STATUSES",
+    "costs",
+    "costs_by_version",
+    "statuses",
+]
 
 STATUSES: Final = ("unpriced", "provider_reported", "partial", "free", "priced")
 """Index + 1 is what is stored: of two costs by the same usage, the better status wins."""
@@ -64,8 +75,9 @@ AMOUNT_BITS: Final = 48
 """An amount is below $281,475."""
 HEAD_DIGITS: Final = 5
 
-_RANK_BITS: Final = 2
-_VERSION_MOST: Final = (1 << (63 - AMOUNT_BITS - _RANK_BITS)) - 1
+RANK_BITS: Final = 2
+"""The rest of 63 bits is the version's: :data:`gatewatch.price_ledger.VERSION_MOST`."""
+
 _UNPRICED, _REPORTED, _PARTIAL, _FREE, _PRICED = range(1, len(STATUSES) + 1)
 _ENDED: Final = CALL_KINDS[Response] | CALL_KINDS[Call]
 _COUNT: Final = (1 << RANK_SHIFT) - 1
@@ -130,6 +142,33 @@ def statuses(prices: Sequence[str]) -> tuple[list[int], list[str]]:
     """What distinct values of ``price`` say: the status, as it is stored, 0 for none, and the reason."""
     status = [int(text[HEAD_DIGITS]) if text else 0 for text in prices]
     return status, [text.partition("\0")[2] for text in prices]
+
+
+def costs_by_version(table: pa.Table, appended_ms: Ints, prices: PriceLedger) -> dict[str, pa.Array]:
+    """What is stored of the cost of each call event, each by the version of its record's time; shape (n,).
+
+    Parameters
+    ----------
+    appended_ms
+        When each event's record was appended to the log, shape (n,).
+    """
+    version, book = prices.at(int(appended_ms.min()))
+    if prices.version_at(int(appended_ms.max())) == version:
+        return costs(table, book, version)
+    # A change of prices within what has come since the last flush: once in a while.
+    versions = np.array([prices.version_at(at_ms) for at_ms in appended_ms.tolist()])
+    order = np.argsort(versions, kind="stable")
+    pieces = []
+    for version in np.unique(versions).tolist():
+        rows = table.take(pa.array(np.flatnonzero(versions == version)))
+        made = costs(rows, prices.book(version), version)
+        pieces.append(pa.table(made | {"price": made["price"].cast(pa.string())}))
+    whole = pa.concat_tables(pieces, promote_options="default").combine_chunks()
+    whole = whole.take(pa.array(np.argsort(order, kind="stable"))).combine_chunks()
+    columns = {name: whole[name].combine_chunks() for name in whole.column_names}
+    if "cost_details" in columns:
+        columns["cost_details"] = columns["cost_details"].fill_null("")
+    return columns | {"price": columns["price"].dictionary_encode()}
 
 
 def _price_rows(
@@ -279,8 +318,8 @@ class _Found:
     """Stored costs of many rows, piece by piece."""
 
     def __init__(self, n: int, version: int) -> None:
-        if not 1 <= version <= _VERSION_MOST:
-            raise ValueError(f"version {version} of the prices is not within 1 and {_VERSION_MOST}")
+        if not 1 <= version <= VERSION_MOST:
+            raise ValueError(f"version {version} of the prices is not within 1 and {VERSION_MOST}")
         self._version = version
         self._amounts = {column: np.zeros(n, dtype=np.int64) for column in COLUMNS}
         self._prices: dict[str, int] = {"": 0}
@@ -311,7 +350,7 @@ class _Found:
         """
         if not len(rows):
             return
-        head = self._version << _RANK_BITS | rank[rows]
+        head = self._version << RANK_BITS | rank[rows]
         for column, parts in COLUMNS.items():
             value = head << AMOUNT_BITS
             for part in parts:

@@ -23,10 +23,10 @@ from gatewatch.events import (
     Resource,
     decode_record,
 )
-from gatewatch.price_book import PriceBook, default_book
+from gatewatch.price_ledger import PriceLedger, package_ledger
 from signals.chunk import FAMILIES, WINDOW_S, Chunk, ChunkTotals, Measured
 from signals.column import CallBatch
-from signals.cost import costs
+from signals.cost import costs_by_version
 from signals.decoder import KIND_NAMES, Piece, decode_values
 from signals.sequence import SequenceRanges
 
@@ -158,8 +158,10 @@ class Lane:
     closed_until_s
         Windows that start before this were closed before the lane began: by closers that may not have
         known of this partition yet.
-    book
-        Prices; by default those of the package, without contracts.
+    prices
+        The ledger of prices, by default the package's without contracts. An event is priced by the version of
+        the time at which its record was appended. Whoever feeds records makes sure before that all versions
+        that may hold for them are known.
     """
 
     def __init__(
@@ -168,12 +170,12 @@ class Lane:
         start: int,
         rules: Rules,
         closed_until_s: int = 0,
-        book: PriceBook | None = None,
+        prices: PriceLedger | None = None,
     ) -> None:
         self.source = source
         self.rules = rules
         self._closed_until_s = closed_until_s
-        self._book = book or default_book()
+        self._prices = prices or package_ledger()
         floor = start - start % rules.chunk_records
         self.headless = start != floor
         self.through = start - 1
@@ -379,7 +381,8 @@ class Lane:
             chunk.reject(reason, appended_ms)
         table = open_.calls.table()
         if table is not None:
-            for name, column in costs(table, self._book).items():
+            appended = np.concatenate(open_.appended)[table["position"].to_numpy()]
+            for name, column in costs_by_version(table, appended, self._prices).items():
                 table = table.append_column(name, column)
         if open_.seq:
             emitter = pa.chunked_array(open_.emitter).combine_chunks().dictionary_encode()

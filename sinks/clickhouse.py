@@ -81,8 +81,8 @@ class Sink:
         except Exception as error:
             raise _sink_error(error, f"cannot connect to {_place(url)}") from None
 
-    def insert(self, table: str, rows: pa.Table) -> None:
-        """Insert one block.
+    def insert(self, table: str, rows: pa.Table, **settings: Any) -> None:
+        """Insert one block; ``settings`` are ClickHouse's, for this insert.
 
         Raises
         ------
@@ -94,7 +94,11 @@ class Sink:
             writer.write_table(rows, max_chunksize=max(rows.num_rows, 1))
         try:
             self._client.raw_insert(
-                table, rows.column_names, sink.getvalue().to_pybytes(), settings=_INSERT, fmt="ArrowStream"
+                table,
+                rows.column_names,
+                sink.getvalue().to_pybytes(),
+                settings=_INSERT | settings,
+                fmt="ArrowStream",
             )
         except Exception as error:
             raise _sink_error(error, f"insert of {rows.num_rows} rows into {table} failed") from None

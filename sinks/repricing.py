@@ -32,6 +32,7 @@ from signals.repricing import MEASURED_BY, PRICED_BY, Correction, Costs, Reprice
 from signals.signal import SHARDS
 from sinks.clickhouse import Sink
 from sinks.closing import close_windows
+from sinks.price import read_version, read_versions
 from sinks.schema import STORE
 
 __all__ = [
@@ -106,12 +107,16 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 def newest_prices(sink: Sink) -> tuple[int, PriceBook]:
-    """The prices that are in effect, and their version.
+    """The newest version of the prices; the package's where the ledger holds none.
 
     Raises
     ------
     SinkError
     """
+    for version in reversed(read_versions(sink)):
+        documents = read_version(sink, version.version)
+        if documents is not None:
+            return version.version, documents.book()
     return 1, default_book()
 
 

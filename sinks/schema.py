@@ -34,6 +34,11 @@ COMPACT_PARTS: Final = "min_bytes_for_wide_part = 268435456"
 what costs (docs/decisions/compact-parts.md)."""
 
 
+FIRST_INSERT: Final = "non_replicated_deduplication_window = 10000"
+"""Of several inserts with the same token the engine keeps the first, whoever sends it: more tokens than there
+can be versions. Replicated tables do so by themselves."""
+
+
 class StoredColumn(Struct, frozen=True):
     """A column and its ClickHouse type, exactly as ``system.columns`` prints it."""
 
@@ -384,6 +389,54 @@ TABLES: Final = (
         engine="ReplacingMergeTree",
         order_by="(budget_id, version, change_id)",
         purpose="Every change of a budget, removals too: the highest version that holds at a time counts.",
+    ),
+    Table(
+        name="price_versions",
+        columns=_columns("""
+            version UInt32
+            made_at DateTime64(3, 'UTC')
+            takes_effect_at DateTime64(3, 'UTC')
+            digest String
+            list_digest String
+            source LowCardinality(String)
+            contract_count UInt32
+            note String
+            list String
+            declared String
+            contracts String
+        """),
+        engine="ReplacingMergeTree",
+        order_by="(version, made_at, digest)",
+        settings=FIRST_INSERT,
+        purpose="The ledger of prices: each version a complete price book, as JSON documents; never changed.",
+    ),
+    Table(
+        name="prices",
+        columns=_columns("""
+            version UInt32
+            provider LowCardinality(String)
+            model String
+            service_tier LowCardinality(String)
+            component LowCardinality(String)
+            unit LowCardinality(String)
+            usd_per_unit Nullable(Decimal(38, 12))
+            above_input_tokens UInt64
+            daily LowCardinality(String)
+            valid_from DateTime64(3, 'UTC')
+            valid_to Nullable(DateTime64(3, 'UTC'))
+            tenant LowCardinality(String)
+            deployment LowCardinality(String)
+            contract_id String
+            adjust_bp Int32
+            same_as String
+            kind LowCardinality(String)
+            source String
+            source_date String
+        """),
+        engine="ReplacingMergeTree",
+        order_by="(version, provider, model, service_tier, component, tenant, deployment, contract_id, "
+        "daily, valid_from, above_input_tokens)",
+        purpose="Each version's rates as rows, for people; made from the documents, and priced by nobody.",
     ),
     Table(
         name="reprices",

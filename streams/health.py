@@ -171,6 +171,11 @@ class Health(Collector):
                 worker.records_expired_total,
             ),
             ("headless_chunks", "Chunks whose start could no longer be read.", worker.headless_chunks_total),
+            (
+                "price_read_errors",
+                "Looks for new versions of the prices that failed.",
+                worker.price_read_errors_total,
+            ),
             ("windows_closed", "Closings of windows, corrections included.", worker.windows_closed_total),
         ):
             metric = CounterMetricFamily(f"gatewatch_{name}", help_text)
@@ -213,6 +218,9 @@ class Health(Collector):
                 gauge = GaugeMetricFamily(f"gatewatch_emitter_{name}", f"{help_text} All emitters together.")
                 gauge.add_metric([], value)
                 yield gauge
+        prices = GaugeMetricFamily("gatewatch_price_version", "Newest version of the prices that is known.")
+        prices.add_metric([], worker.prices.newest)
+        yield prices
         sink = GaugeMetricFamily("gatewatch_sink_up", "Whether ClickHouse took the last statement.")
         sink.add_metric([], 1 if worker.writer.answering else 0)
         yield sink

@@ -28,11 +28,14 @@ from aiokafka import TopicPartition
 from aiokafka.errors import IllegalStateError
 from faust.types import TP
 
+from gatewatch.price_ledger import TRUST_MS, PriceLedger
+from gatewatch.price_table import PriceError
 from signals.chunk import WINDOW_S
 from signals.decoder import prepare
 from signals.lane import Lane, LaneRows, Rules
 from sinks.clickhouse import Sink, SinkError
 from sinks.closing import checkpoints
+from sinks.price import PAGE, fill_rows, refresh, register_package
 from sinks.schema import STORE
 from streams.closer import Closers
 from streams.consumer import FETCH_BYTES, install
@@ -57,6 +60,10 @@ _EMITTERS_EVERY_S: Final = 30.0
 _EMITTERS_SHARE: Final = 0.02
 """The query on emitters may take that much of the writer's time; the more chunks, the less often it runs."""
 _IDENTIFY_EVERY_S: Final = 30.0
+_PRICES_EVERY_S: Final = 15.0
+"""Half of TRUST_MS: records need not wait for the ledger unless a look at it fails."""
+_PRICES_AGAIN_S: Final = 1.0
+"""The broker's clock is ahead of the store's for more than TRUST_MS where this much is not enough."""
 _CHECKED_FOR_S: Final = 0.5
 """A topic is not deleted, made and filled again in less."""
 _QUIET_S: Final = 5.0
@@ -99,6 +106,10 @@ class Worker:
         )
         self.partitions: dict[int, Partition] = {}
         self.closers = self._make_closers([], {})
+        self.prices = PriceLedger()
+        self.price_read_errors_total = 0
+        self._priced_until_ms = 0
+        self._prices_read_at_s = -_PRICES_AGAIN_S
         self.identity: TopicIdentity | None = None
         self.begun = False
         """Whether partitions were assigned at least once, and are read."""
@@ -193,6 +204,9 @@ class Worker:
         numbers = sorted(tp.partition for tp in assigned if tp.topic == topic)
         shards = sorted(tp.partition for tp in assigned if tp.topic == PROGRESS_TOPIC)
         self.identity = await asyncio.to_thread(identify, self.settings.kafka, topic)
+        if not self.prices.newest:
+            await self.writer.persistently(_register_prices)
+        await self.read_prices()
         known = await self.writer.persistently(
             lambda sink: known_sources(sink, self._identity, numbers, self.rules.chunk_records)
         )
@@ -247,7 +261,7 @@ class Worker:
                 "stored. Compare the delivery view with the topic, then reset the group's offsets to the "
                 "log's end"
             ) from error
-        lane = Lane(self._identity.source(tp.partition), start, self.rules, closed_until_s)
+        lane = Lane(self._identity.source(tp.partition), start, self.rules, closed_until_s, self.prices)
         if lane.headless:
             self.headless_chunks_total += 1
             log.error(
@@ -260,6 +274,54 @@ class Worker:
         await consumer.seek(tp, start)
         consumer._committed_offset[tp] = start or None
         self.partitions[tp.partition] = Partition(tp.partition, lane, self._acknowledge)
+
+    # -- prices --------------------------------------------------------------------------------
+
+    async def read_prices(self, *, once: bool = False) -> None:
+        """Learn of the versions of prices that were made since the last time.
+
+        Raises
+        ------
+        SinkError
+            Asked once only, and ClickHouse did not answer.
+        WorkerError
+            A version cannot be read by this release.
+        """
+        while True:
+            work = partial(refresh, self.prices.newest)
+            read_ms, versions = await (self.writer.once(work) if once else self.writer.persistently(work))
+            try:
+                for version, documents in versions:
+                    self.prices.add(version, documents)
+            except PriceError as error:
+                raise WorkerError(
+                    f"{error}. A later release may have made it: start workers of that one, since no version "
+                    "can be left out"
+                ) from error
+            if versions:
+                log.info("prices: version %s is known", self.prices.newest)
+            if len(versions) < PAGE:
+                break
+        self._priced_until_ms = max(self._priced_until_ms, read_ms + TRUST_MS)
+        self._prices_read_at_s = time.monotonic()
+
+    async def _know_prices(self, appended_ms: int) -> None:
+        """Return when every version that may price a record is known (:mod:`gatewatch.price_ledger`)."""
+        if (
+            appended_ms > self._priced_until_ms
+            and time.monotonic() - self._prices_read_at_s >= _PRICES_AGAIN_S
+        ):
+            await self.read_prices()
+
+    async def _read_prices_for_ever(self) -> None:
+        while not self._stopping:
+            await asyncio.sleep(_PRICES_EVERY_S)
+            try:
+                await self.read_prices(once=True)
+            except SinkError as error:
+                # Records of the next seconds may still be priced; those that may not wait for the ledger.
+                self.price_read_errors_total += 1
+                log.warning("the ledger of prices cannot be read: %s", error)
 
     async def _on_revoked(self, *_: Any, **__: Any) -> None:
         self._forget()
@@ -304,13 +366,16 @@ class Worker:
                     # Where offsets begin again, or while nobody looked, the topic may have been deleted and
                     # made again: its records must not be taken for those of the old one.
                     await self._check_incarnation()
+                appended_ms = int(message.timestamp * 1000 + 0.5)
+                if partition is not None and appended_ms > self._priced_until_ms:
+                    await self._know_prices(appended_ms)
                 if partition is None or not partition.live or message.offset <= partition.lane.through:
                     continue  # delivered before a rebalance that has moved the start
                 gap = message.offset > partition.lane.through + 1
                 if gap and not await self._explain_gap(partition, message.tp, message.offset):
                     continue
                 lines, value = partition.lane.lines, message.value
-                partition.feed(message.offset, int(message.timestamp * 1000 + 0.5), value, message)
+                partition.feed(message.offset, appended_ms, value, message)
                 # Or the bytes of a whole unacknowledged chunk would stay in memory.
                 message.value = event.value = message.key = event.key = message.headers = None
                 # A record that waits to be acknowledged, and a line whatever is in it, take memory, too.
@@ -570,6 +635,7 @@ class Worker:
                 ("close", self._close_for_ever()),
                 ("sample", self._sample_for_ever()),
                 ("identify", self._identify_for_ever()),
+                ("prices", self._read_prices_for_ever()),
             )
         ]
         await self._first_of(*tasks, stop, crash)
@@ -615,6 +681,14 @@ class Worker:
         # Not wait_for: Faust swallows a cancellation while it waits for what never comes.
         await asyncio.wait([asyncio.create_task(self.app.stop(), name="leave")], timeout=_LEAVE_S)
         await self.health.stop()
+
+
+def _register_prices(sink: Sink) -> None:
+    """Make this release's own list known, and mend what a process that died has left undone."""
+    made = register_package(sink)
+    if made is not None:
+        log.info("prices: %s is version %s", made.source, made.version)
+    fill_rows(sink)
 
 
 def run(settings: Settings) -> None:

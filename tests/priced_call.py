@@ -1,19 +1,22 @@
-"""Random calls of models with all kinds of prices, and what one of them costs by :func:`gatewatch.price`."""
+"""Random calls of models with all kinds of prices, what one of them costs alone, and ledgers of prices."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from gatewatch.contract import Contract
 from gatewatch.events import Call
 from gatewatch.price_book import PriceBook, default_book
+from gatewatch.price_ledger import PriceDocuments, PriceLedger, ledger_of
 from gatewatch.pricing import Cost, price
 from gatewatch.usage import Usage, UsageError
 from tests.event import T0_MS
 
-__all__ = ["BOOKS", "FIELDS", "calls", "expected"]
+__all__ = ["BOOKS", "FIELDS", "calls", "expected", "ledger"]
 
 MODELS = st.sampled_from(
     [
@@ -65,6 +68,7 @@ def calls(draw: st.DrawFn) -> Call:
         provider=provider,
         model=model,
         tenant=draw(st.sampled_from(["", "acme"])),
+        deployment=draw(st.sampled_from(["", "prod-chat", "own-gpus"])),
         service_tier=draw(st.sampled_from(["", "default", "batch", "flex", "priority", "odd"])),
         **draw(usages()),
     )
@@ -73,6 +77,17 @@ def calls(draw: st.DrawFn) -> Call:
 BOOKS = [
     default_book(),
     PriceBook([Contract(contract_id="acme", tenant="acme", provider="anthropic", adjust_bp=-1500)]),
+    PriceBook(
+        [
+            Contract(
+                contract_id="map", deployment="prod-chat", same_as_provider="openai", same_as_model="o3"
+            ),
+            Contract(contract_id="own", deployment="own-gpus", rates={"input": ["1", "200000", "2"]}),
+            Contract(contract_id="acme-own", deployment="own-gpus", tenant="acme", free=True),
+            Contract(contract_id="cut", provider="openai", adjust_bp=-333, valid_from_ms=T0_MS),
+            Contract(contract_id="markup", tenant="acme", adjust_bp=777),
+        ]
+    ),
 ]
 
 
@@ -87,7 +102,13 @@ def expected(event: Call, book: PriceBook) -> Cost | None:
             at_ms=event.started_at_ms,
             service_tier=event.service_tier,
             tenant=event.tenant,
+            deployment=event.deployment,
             book=book,
         )
     except UsageError:
         return None
+
+
+def ledger(contracts: Sequence[Contract]) -> PriceLedger:
+    """The package's prices and contracts, as a lane is given them."""
+    return ledger_of([PriceDocuments.of_package(msgspec.json.encode(contracts))])

@@ -35,6 +35,7 @@ PIPELINE: Final = {
     "infrastructure": "gatewatch.cli.infrastructure",
     "savings": "gatewatch.cli.savings",
     "what-if": "gatewatch.cli.what_if",
+    "prices": "gatewatch.cli.prices",
 }
 
 

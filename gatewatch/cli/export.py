@@ -182,10 +182,17 @@ def focus(
 
 
 def _prices(sink: Sink) -> tuple[PriceBook, PriceBook]:
-    """The prices with and without contracts."""
-    from gatewatch.price_book import default_book
+    """The prices in effect: with all contracts, and with those only that say what a deployment is."""
+    from msgspec.structs import replace
 
-    return default_book(), default_book()
+    from gatewatch.price_book import PriceBook
+    from sinks.price import documents_in_effect
+
+    documents = documents_in_effect(sink)
+    mapping = [
+        replace(row, free=False, rates={}, adjust_bp=0) for row in documents.rows() if row.same_as_model
+    ]
+    return documents.book(), PriceBook(mapping, documents.tables())
 
 
 def _time(month: str | None, from_: str | None, to: str | None) -> tuple[datetime, datetime]:

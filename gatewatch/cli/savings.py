@@ -45,7 +45,7 @@ def command(
 
     Example: gatewatch savings --from 2026-11-01 --to 2026-12-01 --kind uncached --calls
     """
-    from gatewatch.price_book import default_book
+    from sinks.price import documents_in_effect
     from sinks.saving import KINDS, proofs, savings
     from sinks.views.saving import ASSUMPTIONS
 
@@ -57,7 +57,7 @@ def command(
     if calls and len(chosen) != 1:
         wrong_usage(_NAME, "--calls goes with one --kind")
     with connected(_NAME, data) as sink:
-        book = default_book()
+        book = documents_in_effect(sink).book()
         as_json = output is Format.JSON
         if calls:
             rows = [_proof(row) for row in proofs(sink, book, begin_ms, end_ms, chosen[0])]

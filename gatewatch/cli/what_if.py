@@ -31,7 +31,8 @@ def command(
 
     Example: gatewatch what-if --from 30d --model gpt-4o --as anthropic/claude-haiku-4-5
     """
-    from gatewatch.price_book import Unpriced, default_book
+    from gatewatch.price_book import Unpriced
+    from sinks.price import documents_in_effect
     from sinks.saving import what_if
 
     now_ms = time.time_ns() // 1_000_000
@@ -41,12 +42,12 @@ def command(
     target_provider, _, target_model = as_.partition("/")
     if not target_provider.strip() or not target_model.strip():
         wrong_usage(_NAME, f"--as {as_!r} is no PROVIDER/MODEL; write for example openai/gpt-4o-mini")
-    book = default_book()
-    found = book.resolve(target_provider, target_model, end_ms - 1)
-    if isinstance(found, Unpriced):
-        near = ", ".join(book.nearest(found))
-        wrong_usage(_NAME, found.reason + (f"; known names that are near: {near}" if near else ""))
     with connected(_NAME, data) as sink:
+        book = documents_in_effect(sink).book()
+        found = book.resolve(target_provider, target_model, end_ms - 1)
+        if isinstance(found, Unpriced):
+            near = ", ".join(book.nearest(found))
+            wrong_usage(_NAME, found.reason + (f"; known names that are near: {near}" if near else ""))
         with progress(begin_ms, end_ms) as on_day:
             rows, reasons = what_if(
                 sink,

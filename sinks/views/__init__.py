@@ -20,6 +20,7 @@ from sinks.views import (
     infrastructure,
     measure,
     pipeline,
+    price,
     repricing,
     saving,
 )
@@ -37,4 +38,5 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *infrastructure.VIEWS,
     *saving.VIEWS,
     *budget.VIEWS,
+    *price.VIEWS,
 )

@@ -25,13 +25,16 @@ from genai_prices.types import (
 
 from docs import price_source
 from docs.generate import GENERATED, ROOT
+from docs.price_source import published
+from gatewatch.price_list import clause_of, model_of
+from gatewatch.price_table import PriceError
 from gatewatch.pricing import price
 
 NAME = "gatewatch/price_data/genai_prices.json"
 
 
 def model(**more: Any) -> dict[str, Any]:
-    return price_source._model(ModelInfo(id="m", match=ClauseEquals("M"), **more))
+    return model_of(published(ModelInfo(id="m", match=ClauseEquals("M"), **more)))
 
 
 def test_the_file_is_generated_and_fresh() -> None:
@@ -93,9 +96,9 @@ def test_service_tiers_come_along_and_other_variants_do_not() -> None:
 
 def test_matches_keep_their_meaning() -> None:
     clause = ClauseOr([ClauseEquals("GPT-4o"), ClauseRegex(r"^o[134]")])
-    assert price_source._clause(clause) == ["=gpt-4o", "/^o[134]"]
-    with pytest.raises(TypeError, match="does not know"):
-        price_source._clause("gpt-4o")
+    assert clause_of(published(clause)) == ["=gpt-4o", "/^o[134]"]
+    with pytest.raises(PriceError, match="does not know"):
+        clause_of({"sounds_like": "gpt-4o"})
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from gatewatch.cli import infrastructure, savings, what_if
+from gatewatch.price_ledger import PriceDocuments
 from sinks.clickhouse import Sink
 from sinks.migration import migrate
+from sinks.price import make_version
 from sinks.schema import STORE, TABLES
 from streams.process import end
 from tests.sinks.conftest import RunningEngine, start_engine
@@ -138,8 +140,6 @@ def test_what_if_prices_the_same_calls_and_says_what_it_left_out(filled: Running
         (["savings", "--from", "1h", "--to", "2h"], "--to is not after"),
         (["what-if", "--as", "gpt-4o"], "is no PROVIDER/MODEL"),
         (["what-if", "--as", "openai/"], "is no PROVIDER/MODEL"),
-        (["what-if", "--as", "openai/gpt-4-turbos"], "names that are near: gpt-4-turbo"),
-        (["what-if", "--as", "opnai/gpt-4o"], "names that are near: openai"),
     ],
 )
 def test_wrong_usage_ends_with_two_before_anything_is_asked(arguments: list[str], said: str) -> None:
@@ -147,6 +147,31 @@ def test_wrong_usage_ends_with_two_before_anything_is_asked(arguments: list[str]
     assert done.exit_code == 2
     assert said in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("openai/gpt-4-turbos", "names that are near: gpt-4-turbo"),
+        ("opnai/gpt-4o", "names that are near: openai"),
+    ],
+)
+def test_a_target_that_nobody_knows_is_refused_with_names_that_are_near(
+    filled: RunningEngine, target: str, said: str
+) -> None:
+    done = run(filled, "what-if", "--as", target)
+    assert done.exit_code == 2
+    assert said in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_target_of_a_contract_in_the_store_is_known(filled: RunningEngine) -> None:
+    own = b'[{"contract_id":"own","provider":"house","model":"m","rates":{"input":["1"],"output":["1"]}}]'
+    sink = Sink(filled.url, "writer", filled.writer_password)
+    assert make_version(sink, PriceDocuments.of_package(own), note="test", based_on=None).is_new
+    sink.close()
+    (row, *_) = rows(run(filled, "what-if", "--from", "1d", "--as", "house/m", "--format", "json"))
+    assert row["would_usd"] is not None
 
 
 def test_a_directory_without_an_engine_is_said_to_be_one(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from msgspec.json import encode
 
 from gatewatch.contract import Contract
-from gatewatch.price_book import PriceBook
+from gatewatch.price_ledger import PriceDocuments, ledger_of
 from signals.lane import Lane, Rules
 from sinks.clickhouse import Sink
 from sinks.migration import migrate
@@ -26,7 +27,9 @@ from tests.sinks.conftest import RunningEngine, start_engine
 
 HOUR_MS: Final = 3_600_000
 NOW_MS: Final = int(time.time()) // 3600 * HOUR_MS - 24 * HOUR_MS
-WRONG: Final = PriceBook([Contract(contract_id="wrong", model="gpt-4o", adjust_bp=10_000)])
+WRONG: Final = ledger_of(
+    [PriceDocuments.of_package(encode([Contract(contract_id="wrong", model="gpt-4o", adjust_bp=10_000)]))]
+)
 """Twice what the list says."""
 
 
@@ -36,7 +39,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     running = start_engine(tmp_path_factory.mktemp("reprice"))
     sink = Sink(running.url, "writer", running.writer_password)
     migrate(sink)
-    lane = Lane(1, 0, Rules(), book=WRONG)
+    lane = Lane(1, 0, Rules(), prices=WRONG)
     calls = [
         call(
             number,

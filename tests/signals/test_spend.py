@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -11,23 +12,23 @@ from hypothesis import strategies as st
 
 from gatewatch.contract import Contract
 from gatewatch.events import Call, Response, Token
-from gatewatch.price_book import PriceBook, default_book
+from gatewatch.price_book import default_book
 from gatewatch.usage import Usage
 from signals.lane import Lane, Rules
 from signals.signal import CUTS
 from signals.spend import PARTS, SIGNALS
 from tests.event import T0_MS, record
-from tests.priced_call import calls, expected
+from tests.priced_call import calls, expected, ledger
 
 NAMES = {signal.name for signal in SIGNALS}
 OLD = Rules(max_age_ms=400 * 86_400_000)
 
 
 def measured(
-    *events: Any, every: int = 1000, cut: str = "gateway", book: PriceBook | None = None
+    *events: Any, every: int = 1000, cut: str = "gateway", contracts: Sequence[Contract] = ()
 ) -> Counter[tuple[str, str, str]]:
     """Sums of ``n`` and ``sum`` over all series of a cut, through a lane that is flushed now and then."""
-    lane = Lane(1, 0, OLD, book=book)
+    lane = Lane(1, 0, OLD, prices=ledger(contracts))
     newest: dict[str, Any] = {}
     for offset, event in enumerate(events):
         lane.feed(offset, T0_MS + 86_400_000, record(event))
@@ -141,13 +142,13 @@ def test_what_keeps_costs_from_being_whole_is_counted() -> None:
 
 def test_a_call_that_used_tokens_and_cost_nothing_is_counted() -> None:
     """Less than half a nano-dollar is stored as none."""
-    book = PriceBook([Contract(contract_id="c", provider="p", rates={"input": ["0.0001"], "output": ["1"]})])
+    rows = [Contract(contract_id="c", provider="p", rates={"input": ["0.0001"], "output": ["1"]})]
     tiny = {"provider": "p", "model": "m", "output_tokens": 0}
     zero = ("cost_zero_count", "", "n")
-    assert measured(call(**tiny, input_tokens=4), book=book)[zero] == 1
-    assert measured(call(**tiny, input_tokens=6), book=book)["cost_spend_sum", "", "sum"] == 1
+    assert measured(call(**tiny, input_tokens=4), contracts=rows)[zero] == 1
+    assert measured(call(**tiny, input_tokens=6), contracts=rows)["cost_spend_sum", "", "sum"] == 1
     for none in (call(**tiny, input_tokens=6), call(**tiny, input_tokens=0)):
-        assert zero not in measured(none, book=book)
+        assert zero not in measured(none, contracts=rows)
 
 
 def test_events_that_end_no_call_cost_nothing() -> None:

@@ -28,6 +28,7 @@ from sinks.row import blocks
 from sinks.schema import STORE, VIEWS
 from tests import focus
 from tests.event import T0_MS, call, record
+from tests.priced_call import ledger
 
 FROM: Final = datetime(2025, 10, 9, tzinfo=UTC)
 TO: Final = datetime(2025, 10, 12, tzinfo=UTC)
@@ -80,8 +81,8 @@ def calls() -> list[Event]:
     ]  # fmt: skip
 
 
-def store(sink: Sink, events: Sequence[Event], book: PriceBook = BOOK) -> None:
-    lane = Lane(1, 0, Rules(chunk_records=100), book=book)
+def store(sink: Sink, events: Sequence[Event], contracts: Sequence[Contract] = CONTRACTS) -> None:
+    lane = Lane(1, 0, Rules(chunk_records=100), prices=ledger(contracts))
     lane.feed(0, T0_MS, record(*events))
     rows = lane.flush()
     assert rows is not None
@@ -340,7 +341,7 @@ def test_a_contract_that_was_changed_since_explains_no_cost(sink: Sink, tmp_path
     """Its price id is the same, its rates are not."""
     before = [Contract(contract_id="ea", provider="azure", adjust_bp=-1000)]
     after = PriceBook([Contract(contract_id="ea", provider="azure", adjust_bp=-1500)])
-    store(sink, [call(1, provider="azure", input_tokens=1000, output_tokens=0)], PriceBook(before))
+    store(sink, [call(1, provider="azure", input_tokens=1000, output_tokens=0)], before)
     export(sink, tmp_path / "a.csv", book=after)
     (row,) = focus.read(tmp_path / "a.csv")
     assert focus.faults(NAMES, [row]) == set()

@@ -32,6 +32,7 @@ from sinks.gpu_rate import (
 from sinks.row import blocks
 from sinks.schema import STORE
 from tests.event import record
+from tests.priced_call import ledger
 
 HOUR_MS: Final = 3_600_000
 H0_MS: Final = 1_760_000_400_000 - 1_760_000_400_000 % HOUR_MS
@@ -39,8 +40,8 @@ POOL: Final[dict[str, Any]] = {"gateway": "vllm-1", "model": "llama"}
 RATE: Final = GpuRate(rate_id="h100", nano_usd_per_gpu_hour=2_490_000_000, valid_from_s=0, model="llama")
 
 
-def store(sink: Sink, *events: Event, book: PriceBook | None = None, source: int = 1) -> None:
-    lane = Lane(source, 0, Rules(chunk_records=1000), book=book)
+def store(sink: Sink, *events: Event, contracts: Sequence[Contract] = (), source: int = 1) -> None:
+    lane = Lane(source, 0, Rules(chunk_records=1000), prices=ledger(contracts))
     newest = max(event.at_ms for event in events)
     lane.feed(0, newest, record(*events))
     rows = lane.flush()
@@ -354,7 +355,7 @@ def test_a_contract_makes_the_calls_free_at_the_providers_and_says_where_their_c
     contract = free_contract("vllm", model="llama")
     book = PriceBook([contract])
     save_rate(sink, RATE)
-    store(sink, report(3600, 3600.0), served(1, input_tokens=10, output_tokens=1), book=book)
+    store(sink, report(3600, 3600.0), served(1, input_tokens=10, output_tokens=1), contracts=[contract])
     (row,) = sink.rows("SELECT cost_status, cost_reason, cost_usd FROM gatewatch.calls")
     assert tuple(row) == ("free", contract.source, 0)
     assert one(sink, "infrastructure_calls")["infrastructure_usd"] == Decimal("2.49")

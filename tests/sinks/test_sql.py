@@ -23,6 +23,7 @@ from signals.sketch import RELATIVE_ERROR
 from sinks.budget import set_budget
 from sinks.clickhouse import Sink
 from sinks.gpu_rate import GpuRate, save_rate
+from sinks.price import register_package
 from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
@@ -203,6 +204,7 @@ BEGUN: Final = datetime.fromtimestamp(MINUTE_MS / 1000, UTC)
 MONDAY: Final = TODAY - timedelta(TODAY.weekday())
 BERLIN_MONTH: Final = BEGUN.astimezone(ZoneInfo("Europe/Berlin")).date().replace(day=1)
 
+LISTED: Final = f"{default_book().source}, https://www.anthropic.com/pricing#api"
 UNKNOWN: Final = f"anthropic has no model 'claude' in {default_book().source}"
 
 ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
@@ -274,11 +276,22 @@ ANSWERS: Final[dict[int, Sequence[tuple[Any, ...]]]] = {
         ("idle", "", 0, 0, Decimal("0.1"), Decimal("0.075")),
     ],
     24: [("acme-day", Decimal("0.002"), Decimal("0.003"), 150.0, 0)],
+    25: [
+        (component, Decimal(usd), "million tokens", above, None, "list", LISTED)
+        for component, usd, above in (
+            ("cache_read", "0.3", 0),
+            ("cache_read", "0.6", 200_000),
+            ("input", "3", 0),
+            ("input", "6", 200_000),
+        )
+    ],
 }
 
 
 @pytest.mark.parametrize("number", sorted(ANSWERS))
 def test_a_documented_query_answers_its_question(filled: Sink, number: int) -> None:
+    if "gatewatch.prices" in QUERIES[number]:
+        register_package(filled)
     found = [tuple(_comparable(value) for value in row) for row in filled.rows(QUERIES[number])]
     assert found == list(ANSWERS[number])
 
