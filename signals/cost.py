@@ -17,7 +17,8 @@ part, as their counts do. The total is never stored: it is the sum of the parts,
 Two texts stand beside them, which begin with the same version and rank as five hexadecimal digits: ``price``,
 with the status, the price's id and the reasons why the cost is not whole; and ``cost_details``, what
 ``cost_other`` and ``cost_cache_write`` are made of, which is empty for most calls. Zero, or no text, is no
-cost: the event says nothing of how the call ended.
+cost: the event says nothing of how the call ended. ``cost_minute`` is the minute, since 1970, of the event
+that a cost comes from: aggregates count it there, and so must what corrects them (:mod:`signals.repricing`).
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ _UNPRICED, _REPORTED, _PARTIAL, _FREE, _PRICED = range(1, len(STATUSES) + 1)
 _ENDED: Final = CALL_KINDS[Response] | CALL_KINDS[Call]
 _COUNT: Final = (1 << RANK_SHIFT) - 1
 _DAY_MS: Final = 86_400_000
+_MINUTE_MS: Final = 60_000
 _NO_USAGE: Final = "no usage came with the call"
 _CACHE_HIT: Final = "answered by the gateway's own cache"
 CONTRADICTION: Final = "the counts contradict each other, or make more than any call can cost"
@@ -132,7 +134,8 @@ def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Ar
             silent = said.get("cache_audio_read_tokens", np.zeros(len(rows), dtype=np.int64)) == 0
             fields[UNKNOWN_CACHED_AUDIO] = silent.astype(np.int64)
         _price_rows(found, rows, rank, reported, price, said, fields, unknown_tools)
-    return found.columns()
+    minute = np.where(found.rows(), numbers(table, "last_at") // _MINUTE_MS, 0)
+    return found.columns() | {"cost_minute": pa.array(minute.astype(np.uint32))}
 
 
 def statuses(prices: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -367,6 +370,11 @@ class _Found:
                 row = int(rows[i])
                 said = {part: int(amounts[part][i]) for part in rare if amounts[part][i]}
                 self._details[row] = f"{self._version:04x}{rank[row]:x}{_encode(said)}"
+
+    def rows(self) -> NDArray[np.bool_]:
+        """Which rows have a cost, be it that there is none to be known."""
+        has: NDArray[np.bool_] = self._price != 0
+        return has
 
     def columns(self) -> dict[str, pa.Array]:
         """All of them, in the order of their rows."""

@@ -91,7 +91,9 @@ def test_only_what_tells_how_a_call_ended_has_a_cost() -> None:
         Token(**BASE, **HAIKU, output_tokens_so_far=5),
         Latency(**BASE, **HAIKU),
     ]
-    assert stored(*parts) == [dict.fromkeys(COLUMNS, 0)] * 3
+    assert stored(*parts) == [dict.fromkeys([*COLUMNS, "cost_minute"], 0)] * 3
+    (row,) = stored(Response(**BASE, **HAIKU))
+    assert row["cost_minute"] == T0_MS // 60_000
     assert one(Response(**BASE, **HAIKU, input_tokens=1000, output_tokens=100)).total == 1_500_000
 
 
