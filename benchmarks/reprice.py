@@ -27,7 +27,7 @@ import psutil
 
 from gatewatch.contract import Contract
 from gatewatch.price_book import Price, PriceBook
-from signals.cost import AMOUNT_BITS
+from signals.cost import AMOUNT_BITS, VERSION_BITS
 from sinks.clickhouse import Sink
 from sinks.migration import migrate
 from sinks.repricing import Outcome, Scope, reprice_calls
@@ -74,7 +74,7 @@ def _of_model(values: list[Any]) -> str:
 def make_calls(sink: Sink, calls: int, book: PriceBook) -> None:
     """Let the engine make calls and what a lane stores of their costs, at version 1 of the prices."""
     known = prices(book)
-    head, rank = (1 << 2 | 3) << AMOUNT_BITS, 3 << AMOUNT_BITS
+    head, rank = (3 << VERSION_BITS | 1) << AMOUNT_BITS, 3 << AMOUNT_BITS
     tokens = {
         "input": "500 + cityHash64(number, 1) % 3000",
         "cache_read": "cityHash64(number, 2) % 400",
@@ -82,7 +82,7 @@ def make_calls(sink: Sink, calls: int, book: PriceBook) -> None:
     }
     counted = {**tokens, "input": f"{tokens['input']} - {tokens['cache_read']}"}
     rates = {part: _of_model([rate_nano(price, part) for price in known]) for part in PARTS}
-    price_ids = [f"000135{price.price_id}\0" for price in known]
+    price_ids = [f"300015{price.price_id}\0" for price in known]
     columns = {
         "started_at": f"fromUnixTimestamp64Milli({DAY_MS} + "
         f"toInt64(intDiv(number * {_HOURS * 3_600_000}, {calls})), 'UTC')",

@@ -33,7 +33,7 @@ from gatewatch.pricing import FIELDS
 from signals import spend
 from signals.chunk import WINDOW_S, series_name
 from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT, coded
-from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, VERSION_BITS, costs
 from signals.signal import CUTS, DIMENSIONS, Cut
 
 __all__ = [
@@ -72,9 +72,7 @@ NUMBERS: Final = ("rank", "version", "read_ms", *COLUMNS, "total")
 HEAD_BYTES: Final = NUMBER_BYTES * len(NUMBERS)
 
 _AMOUNT: Final = (1 << AMOUNT_BITS) - 1
-_RANK: Final = 3
 _END: Final = "\0"
-_RANK_BITS: Final = 2
 _MINUTE_MS: Final = WINDOW_S * 1000
 _WINDOW_BITS: Final = 26
 _WINDOW: Final = (1 << _WINDOW_BITS) - 1
@@ -411,8 +409,8 @@ def _stored(columns: dict[str, pa.Array], texts: _Texts, read_ms: int) -> Costs:
             if rare[:HEAD_DIGITS] == of[:HEAD_DIGITS]:
                 text[row] = texts.number(f"{of[HEAD_DIGITS:]}\0{rare[HEAD_DIGITS:]}")
     return Costs(
-        rank=head & _RANK,
-        version=head >> _RANK_BITS,
+        rank=head >> VERSION_BITS,
+        version=head & ((1 << VERSION_BITS) - 1),
         read_ms=np.full(len(first), read_ms, dtype=np.int64),
         amounts=np.array([columns[name].to_numpy().astype(np.int64) & _AMOUNT for name in COLUMNS]),
         text=text,

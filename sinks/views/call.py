@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
-from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, VERSION_BITS
 from signals.repricing import HEAD_BYTES, NUMBER_BYTES, NUMBERS
 from sinks.schema import STORE
 from sinks.view import View, usd
@@ -47,10 +47,11 @@ def _number(name: str) -> str:
 
 
 _HEAD: Final = f"bitShiftRight(c.cost_input, {AMOUNT_BITS})"
+_VERSION: Final = f"bitAnd({_HEAD}, {(1 << VERSION_BITS) - 1})"
 # A cost that was computed again counts, unless the lane knew better usage, or newer prices.
 _AGAIN: Final = (
     f"c.repriced != '' AND ({_number('rank')}, {_number('version')}) "
-    f">= (bitAnd({_HEAD}, 3), bitShiftRight({_HEAD}, 2))"
+    f">= (bitShiftRight({_HEAD}, {VERSION_BITS}), {_VERSION})"
 )
 
 
@@ -77,7 +78,7 @@ def _cost_columns() -> list[str]:
         f"JSONExtract({details}, 'Map(String, UInt64)')) AS cost_details_usd",
         f"splitByChar(char(0), substring({said}, 2))[1] AS price_id",
         f"splitByChar(char(0), substring({said}, 2))[2] AS cost_reason",
-        f"if(again, {_number('version')}, bitShiftRight({_HEAD}, 2)) AS price_version",
+        f"if(again, {_number('version')}, {_VERSION}) AS price_version",
         f"if(substring(c.price, {HEAD_DIGITS + 1}, 1) IN ('', '{STATUSES.index('unpriced') + 1}'), NULL, "
         f"{usd(' + '.join(reported.values()))}) AS cost_as_reported_usd",
         f"if(again, fromUnixTimestamp64Milli(toInt64({_number('read_ms')}), 'UTC'), NULL) AS repriced_at",
