@@ -157,7 +157,7 @@ def test_the_larger_value_is_the_better_cost() -> None:
 def test_counts_as_the_store_gives_them_cost_the_same() -> None:
     """They are unsigned there, and an unsigned and a signed integer make a float in numpy."""
     batch = CallBatch()
-    usage: dict[str, Any] = {"input_tokens": 10**9 + 1, "output_tokens": 10**9 + 1, "cache_read_tokens": 3}
+    usage: dict[str, Any] = {"input_tokens": 999_999_999, "output_tokens": 77_777_777, "cache_read_tokens": 3}
     for piece in pieces(Call(**BASE, **HAIKU, **usage, reported_cost_usd=0.25)):
         batch.add(piece, np.arange(len(piece)))
     table = batch.table()
