@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-BENCHMARKS: Final = ("emitter", "throughput", "freshness", "pricing", "forecast")
+BENCHMARKS: Final = ("emitter", "throughput", "freshness", "pricing", "forecast", "reprice")
 
 
 def main() -> int:

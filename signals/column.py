@@ -125,7 +125,8 @@ def numbers(table: pa.Table, column: str) -> NDArray[np.int64]:
     """A column of numbers as they are stored, all unknown where no event speaks of it; shape (n,)."""
     if column not in table.column_names:
         return np.zeros(table.num_rows, dtype=np.int64)
-    found: NDArray[np.int64] = table[column].to_numpy()
+    # The store's are unsigned; together with signed ones numpy would make floats of them.
+    found: NDArray[np.int64] = table[column].to_numpy().astype(np.int64, copy=False)
     return found
 
 

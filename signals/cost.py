@@ -8,16 +8,17 @@ The parts of a call are merged by the largest value of each column (:mod:`signal
 a cost must stay those of one computation. So each of :data:`COLUMNS` is a number whose upper bits say which
 computation it is of, the same in all of them, zeros included::
 
-    version of the prices << 50 | rank of the usage << 48 | nano-USD
+    rank of the usage << 61 | version of the prices << 48 | nano-USD
 
-A higher version (a changed price list or contract, ``gatewatch reprice``) replaces all of a lower one, and
-usage from a better source all of a worse one. Two events of one call that have the same of both merge part by
+Usage from a better source replaces all of a worse one's, and among equals a higher version (a changed price
+list or contract) all of a lower one. Two events of one call that have the same of both merge part by
 part, as their counts do. The total is never stored: it is the sum of the parts, in the view.
 
-Two texts stand beside them, which begin with the same version and rank as five hexadecimal digits: ``price``,
+Two texts stand beside them, which begin with the same rank and version as five hexadecimal digits: ``price``,
 with the status, the price's id and the reasons why the cost is not whole; and ``cost_details``, what
 ``cost_other`` and ``cost_cache_write`` are made of, which is empty for most calls. Zero, or no text, is no
-cost: the event says nothing of how the call ended.
+cost: the event says nothing of how the call ended. ``cost_minute`` is the minute, since 1970, of the event
+that a cost comes from: aggregates count it there, and so must what corrects them (:mod:`signals.repricing`).
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ __all__ = [
     "COLUMNS",
     "CONTRADICTION",
     "HEAD_DIGITS",
-    "RANK_BITS",
     "STATUSES",
+    "VERSION_BITS",
     "costs",
     "costs_by_version",
     "statuses",
@@ -74,13 +75,14 @@ AMOUNT_BITS: Final = 48
 """An amount is below $281,475."""
 HEAD_DIGITS: Final = 5
 
-RANK_BITS: Final = 2
+VERSION_BITS: Final = 13
 """The rest of 63 bits is the version's: :data:`gatewatch.price_ledger.VERSION_MOST`."""
 
 _UNPRICED, _REPORTED, _PARTIAL, _FREE, _PRICED = range(1, len(STATUSES) + 1)
 _ENDED: Final = CALL_KINDS[Response] | CALL_KINDS[Call]
 _COUNT: Final = (1 << RANK_SHIFT) - 1
 _DAY_MS: Final = 86_400_000
+_MINUTE_MS: Final = 60_000
 _NO_USAGE: Final = "no usage came with the call"
 _CACHE_HIT: Final = "answered by the gateway's own cache"
 CONTRADICTION: Final = "the counts contradict each other, or make more than any call can cost"
@@ -132,7 +134,8 @@ def costs(table: pa.Table, book: PriceBook, version: int = 1) -> dict[str, pa.Ar
             silent = said.get("cache_audio_read_tokens", np.zeros(len(rows), dtype=np.int64)) == 0
             fields[UNKNOWN_CACHED_AUDIO] = silent.astype(np.int64)
         _price_rows(found, rows, rank, reported, price, said, fields, unknown_tools)
-    return found.columns()
+    minute = np.where(found.rows(), numbers(table, "last_at") // _MINUTE_MS, 0)
+    return found.columns() | {"cost_minute": pa.array(minute.astype(np.uint32))}
 
 
 def statuses(prices: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -347,7 +350,7 @@ class _Found:
         """
         if not len(rows):
             return
-        head = self._version << RANK_BITS | rank[rows]
+        head = rank[rows] << VERSION_BITS | self._version
         for column, parts in COLUMNS.items():
             value = head << AMOUNT_BITS
             for part in parts:
@@ -357,7 +360,7 @@ class _Found:
                 value = value + reported
             self._amounts[column][rows] = value
         for value in np.unique(rank[rows]).tolist():
-            digits = f"{self._version:04x}{value:x}"
+            digits = f"{value:x}{self._version:04x}"
             text = f"{digits}{status}{price_id}\0{reason}"
             code = self._prices.setdefault(text, len(self._prices))
             self._price[rows[rank[rows] == value]] = code
@@ -366,7 +369,12 @@ class _Found:
             for i in np.flatnonzero(sum(amounts[part] for part in rare)).tolist():
                 row = int(rows[i])
                 said = {part: int(amounts[part][i]) for part in rare if amounts[part][i]}
-                self._details[row] = f"{self._version:04x}{rank[row]:x}{_encode(said)}"
+                self._details[row] = f"{rank[row]:x}{self._version:04x}{_encode(said)}"
+
+    def rows(self) -> NDArray[np.bool_]:
+        """Which rows have a cost, be it that there is none to be known."""
+        has: NDArray[np.bool_] = self._price != 0
+        return has
 
     def columns(self) -> dict[str, pa.Array]:
         """All of them, in the order of their rows."""

@@ -18,7 +18,7 @@ __all__ = ["checkpoints", "close_windows", "save_checkpoint"]
 
 # The version of a window's rows grows with every record that counts in it, whoever computes it: a
 # stale owner of the shard cannot replace what a later one has seen. Series that are there and no
-# longer in the chunks (a deploy changed what a chunk yields) are set to zero.
+# longer in the chunks (a deploy changed what a chunk yields) are set to zero: each adds a nothing of its own.
 _CLOSE: Final = f"""\
 INSERT INTO {STORE}.measures
 WITH
@@ -34,12 +34,10 @@ WITH
         )
         GROUP BY w
     ),
-    merged AS
+    entries AS
     (
-        SELECT
-            signal, label, series, window, toUInt8(cityHash64(series) % {SHARDS}) AS shard,
-            sum(chunk_n) AS total_n, sum(chunk_sum) AS total_sum,
-            sumMap(chunk_buckets, arrayMap(x -> toUInt64(x), chunk_counts)) AS sketch
+        SELECT signal, label, series, window, chunk_n, chunk_sum, chunk_buckets,
+            arrayMap(x -> toUInt64(x), chunk_counts) AS chunk_counts
         FROM {STORE}.chunks FINAL
         ARRAY JOIN
             signal, label, series, window,
@@ -48,30 +46,40 @@ WITH
             AND window >= from_window AND window < until_window
             AND (empty({{only:Array(UInt32)}}) OR has({{only:Array(UInt32)}}, toUnixTimestamp(window)))
             AND has({{shards:Array(UInt8)}}, toUInt8(cityHash64(series) % {SHARDS}))
-        GROUP BY signal, label, series, window
+            AND (empty({{family:String}}) OR family = {{family:String}})
+        UNION ALL
+        SELECT signal, label, series, window, toUInt64(0), toInt64(0), CAST([], 'Array(Int16)'),
+            CAST([], 'Array(UInt64)')
+        FROM {STORE}.measures FINAL
+        WHERE window >= from_window AND window < until_window AND (n > 0 OR sum != 0)
+            AND (empty({{only:Array(UInt32)}}) OR has({{only:Array(UInt32)}}, toUnixTimestamp(window)))
+            AND has({{shards:Array(UInt8)}}, shard)
+            AND startsWith(signal, {{family:String}})
     )
 SELECT
     signal, label, series, window, shard,
     {dimension_columns("parts")},
-    total_n AS n, total_sum AS sum, buckets, counts, version
+    total_n AS n, total_sum AS sum, sketch.1 AS buckets, sketch.2 AS counts, version
 FROM
 (
-    SELECT signal, label, series, window, shard, total_n, total_sum,
-        sketch.1 AS buckets, sketch.2 AS counts, JSONExtract(series, 'Array(String)') AS parts
-    FROM merged
-    UNION ALL
-    SELECT signal, label, series, window, shard, 0, 0, [], [], JSONExtract(series, 'Array(String)')
-    FROM {STORE}.measures FINAL
-    WHERE window >= from_window AND window < until_window AND n > 0
-        AND (empty({{only:Array(UInt32)}}) OR has({{only:Array(UInt32)}}, toUnixTimestamp(window)))
-        AND has({{shards:Array(UInt8)}}, shard)
-        AND (signal, label, series, window) NOT IN (SELECT signal, label, series, window FROM merged)
+    SELECT
+        signal, label, series, window, toUInt8(cityHash64(series) % {SHARDS}) AS shard,
+        JSONExtract(series, 'Array(String)') AS parts,
+        sum(chunk_n) AS total_n, sum(chunk_sum) AS total_sum, sumMap(chunk_buckets, chunk_counts) AS sketch
+    FROM entries
+    GROUP BY signal, label, series, window
 ) AS rows
 INNER JOIN versions ON versions.w = rows.window"""
 
 
 def close_windows(
-    sink: Sink, from_s: int, until_s: int, shards: Sequence[int], only: Sequence[int] = ()
+    sink: Sink,
+    from_s: int,
+    until_s: int,
+    shards: Sequence[int],
+    only: Sequence[int] = (),
+    *,
+    family: str = "",
 ) -> None:
     """Merge windows that start in [from_s, until_s) into ``measures``; safe to repeat at any time.
 
@@ -79,12 +87,21 @@ def close_windows(
     ----------
     only
         Starts of the windows of that range to merge, all of them when empty.
+    family
+        The one family of signals to merge, all of them when empty. Sketches are what takes time, and the
+        costs have none.
 
     Raises
     ------
     SinkError
     """
-    parameters = {"from_s": from_s, "until_s": until_s, "shards": list(shards), "only": list(only)}
+    parameters = {
+        "from_s": from_s,
+        "until_s": until_s,
+        "shards": list(shards),
+        "only": list(only),
+        "family": family,
+    }
     sink.command(_CLOSE, parameters)
 
 

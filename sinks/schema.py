@@ -108,6 +108,8 @@ TABLES: Final = (
             *(StoredColumn(column, "SimpleAggregateFunction(max, UInt64)") for column in cost.COLUMNS),
             StoredColumn("price", "SimpleAggregateFunction(max, LowCardinality(String))"),
             StoredColumn("cost_details", "SimpleAggregateFunction(max, String)"),
+            StoredColumn("cost_minute", "SimpleAggregateFunction(max, UInt32)"),
+            StoredColumn("repriced", "SimpleAggregateFunction(max, String)"),
         ),
         engine="AggregatingMergeTree",
         order_by="(started_at, call_id)",
@@ -115,7 +117,7 @@ TABLES: Final = (
         ttl="toDateTime(started_at) + toIntervalDay(400)",
         indexes=("INDEX by_call_id call_id TYPE bloom_filter(0.01) GRANULARITY 1",),
         settings=COMPACT_PARTS,
-        purpose="One row a call once merged; encodings as signals/column.py and signals/cost.py say.",
+        purpose="One row a call once merged; encodings as signals/column.py, cost.py and repricing.py say.",
     ),
     Table(
         name="texts",
@@ -435,6 +437,30 @@ TABLES: Final = (
         order_by="(version, provider, model, service_tier, component, tenant, deployment, contract_id, "
         "daily, valid_from, above_input_tokens)",
         purpose="Each version's rates as rows, for people; made from the documents, and priced by nobody.",
+    ),
+    Table(
+        name="reprices",
+        columns=_columns("""
+            started_at DateTime64(3, 'UTC')
+            run UUID
+            range_from DateTime64(3, 'UTC')
+            range_until DateTime64(3, 'UTC')
+            providers Array(String)
+            models Array(String)
+            tenants Array(String)
+            price_version UInt64
+            state UInt8
+            finished_at DateTime64(3, 'UTC')
+            calls UInt64
+            changed UInt64
+            before_nano_usd Int64
+            after_nano_usd Int64
+        """),
+        engine="ReplacingMergeTree(state)",
+        order_by="(started_at, run)",
+        partition_by="toYYYYMM(started_at)",
+        ttl="toDateTime(started_at) + toIntervalDay(400)",
+        purpose="Runs of `gatewatch reprice`: state 1 has begun, 2 is finished.",
     ),
 )
 

@@ -29,6 +29,7 @@ PIPELINE: Final = {
     "replay": "gatewatch.cli.replay",
     "traffic": "gatewatch.cli.traffic",
     "dead-letters": "gatewatch.cli.dead_letters",
+    "reprice": "gatewatch.cli.reprice",
     "budgets": "gatewatch.cli.budgets",
     "export": "gatewatch.cli.export",
     "infrastructure": "gatewatch.cli.infrastructure",

@@ -21,6 +21,7 @@ from sinks.views import (
     measure,
     pipeline,
     price,
+    repricing,
     saving,
 )
 
@@ -30,6 +31,7 @@ ALL_VIEWS: Final[tuple[View, ...]] = (
     *call.VIEWS,
     *measure.VIEWS,
     *pipeline.VIEWS,
+    *repricing.VIEWS,
     *chargeback.VIEWS,
     *driver.VIEWS,
     *gap.VIEWS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from signals.column import CALL_COLUMNS, RANK_SHIFT, Column
-from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, VERSION_BITS
+from signals.repricing import HEAD_BYTES, NUMBER_BYTES, NUMBERS
 from sinks.schema import STORE
 from sinks.view import View, usd
 
@@ -39,31 +40,53 @@ def _decoded(column: Column) -> str:
             return f"if(c.{name} = 0, NULL, c.{name} - 1) AS {name}"
 
 
+def _number(name: str) -> str:
+    """One of the numbers at the beginning of ``repriced``; the largest byte comes first there."""
+    first = NUMBERS.index(name) * NUMBER_BYTES + 1
+    return f"reinterpretAsUInt64(reverse(substring(c.repriced, {first}, {NUMBER_BYTES})))"
+
+
+_HEAD: Final = f"bitShiftRight(c.cost_input, {AMOUNT_BITS})"
+_VERSION: Final = f"bitAnd({_HEAD}, {(1 << VERSION_BITS) - 1})"
+# A cost that was computed again counts, unless the lane knew better usage, or newer prices.
+_AGAIN: Final = (
+    f"c.repriced != '' AND ({_number('rank')}, {_number('version')}) "
+    f">= (bitShiftRight({_HEAD}, {VERSION_BITS}), {_VERSION})"
+)
+
+
 def _cost_columns() -> list[str]:
-    """What the columns of :mod:`signals.cost` say."""
-    amounts = {column: f"bitAnd(c.{column}, {(1 << AMOUNT_BITS) - 1})" for column in COLUMNS}
+    """What the columns of :mod:`signals.cost` and :mod:`signals.repricing` say."""
+    reported = {column: f"bitAnd(c.{column}, {(1 << AMOUNT_BITS) - 1})" for column in COLUMNS}
+    amounts = {column: f"if(again, {_number(column)}, {amount})" for column, amount in reported.items()}
     statuses = ", ".join(f"'{status}'" for status in STATUSES)
-    said = f"substring(c.price, {HEAD_DIGITS + 2})"
+    # <status><price id> NUL <reason>, and behind another NUL the details of what was computed again.
+    said = f"if(again, substring(c.repriced, {HEAD_BYTES + 1}), substring(c.price, {HEAD_DIGITS + 1}))"
     details = (
+        f"if(again, splitByChar(char(0), {said})[3], "
         f"if(startsWith(c.cost_details, substring(c.price, 1, {HEAD_DIGITS})), "
-        f"JSONExtract(substring(c.cost_details, {HEAD_DIGITS + 1}), 'Map(String, UInt64)'), map())"
+        f"substring(c.cost_details, {HEAD_DIGITS + 1}), ''))"
     )
-    status = f"toUInt8OrZero(substring(c.price, {HEAD_DIGITS + 1}, 1))"
+    # One number to decode instead of six, for every call of a sum.
+    total = f"if(again, {_number('total')}, {' + '.join(reported.values())})"
+    unknown = "cost_status IN ('', 'unpriced')"
     return [
-        f"if(c.price = '', '', [{statuses}][{status}]) AS cost_status",
-        f"if(cost_status IN ('', 'unpriced'), NULL, {usd(' + '.join(amounts.values()))}) AS cost_usd",
-        *(
-            f"if(cost_status IN ('', 'unpriced'), NULL, {usd(amount)}) AS {column}_usd"
-            for column, amount in amounts.items()
-        ),
-        f"mapApply((part, nano) -> (part, {usd('nano')}), {details}) AS cost_details_usd",
-        f"splitByChar(char(0), {said})[1] AS price_id",
-        f"splitByChar(char(0), {said})[2] AS cost_reason",
-        f"bitShiftRight(c.cost_input, {AMOUNT_BITS + 2}) AS price_version",
+        f"[{statuses}][toUInt8OrZero(substring({said}, 1, 1))] AS cost_status",
+        f"if({unknown}, NULL, {usd(total)}) AS cost_usd",
+        *(f"if({unknown}, NULL, {usd(amount)}) AS {column}_usd" for column, amount in amounts.items()),
+        f"mapApply((part, nano) -> (part, {usd('nano')}), "
+        f"JSONExtract({details}, 'Map(String, UInt64)')) AS cost_details_usd",
+        f"splitByChar(char(0), substring({said}, 2))[1] AS price_id",
+        f"splitByChar(char(0), substring({said}, 2))[2] AS cost_reason",
+        f"if(again, {_number('version')}, {_VERSION}) AS price_version",
+        f"if(substring(c.price, {HEAD_DIGITS + 1}, 1) IN ('', '{STATUSES.index('unpriced') + 1}'), NULL, "
+        f"{usd(' + '.join(reported.values()))}) AS cost_as_reported_usd",
+        f"if(again, fromUnixTimestamp64Milli(toInt64({_number('read_ms')}), 'UTC'), NULL) AS repriced_at",
     ]
 
 
 _CALLS: Final = """\
+WITH {again} AS again
 SELECT
     {columns},
     {cost},
@@ -78,6 +101,7 @@ SELECT
         ['request', 'token', 'response', 'latency', 'call'], [1, 2, 4, 8, 16]) AS parts_seen
 FROM {store}.calls AS c FINAL""".format(
     columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS),
+    again=_AGAIN,
     cost=",\n    ".join(_cost_columns()),
     shift=RANK_SHIFT,
     store=STORE,

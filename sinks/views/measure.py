@@ -49,7 +49,7 @@ FROM
 (
     SELECT signal, label, window, cut, {_DIMENSIONS}, n, sum, buckets, counts, true AS is_closed
     FROM {STORE}.measures FINAL
-    WHERE window < {_CLOSED_UNTIL}[shard] AND n > 0
+    WHERE window < {_CLOSED_UNTIL}[shard] AND (n > 0 OR sum != 0)
     UNION ALL
     SELECT
         signal, label, window,
@@ -69,6 +69,7 @@ FROM
                               arrayMin(mapValues({_CLOSED_UNTIL})))
             AND window >= {_CLOSED_UNTIL}[toUInt8(cityHash64(series) % {SHARDS})]
         GROUP BY signal, label, window, series
+        HAVING total_n != 0 OR total_sum != 0
     )
 ) AS m"""
 

@@ -25,7 +25,7 @@ from gatewatch.price_ledger import (
     package_ledger,
 )
 from gatewatch.price_table import PriceError, package_documents
-from signals.cost import AMOUNT_BITS, RANK_BITS
+from signals.cost import AMOUNT_BITS, VERSION_BITS
 
 PACKAGE = PriceDocuments.of_package()
 AT_MS = 1_795_000_000_000
@@ -161,7 +161,8 @@ def test_documents_that_make_no_book_are_refused_whole(documents: PriceDocuments
 
 
 def test_versions_have_the_bits_that_a_stored_cost_has_for_them() -> None:
-    assert (1 << (63 - AMOUNT_BITS - RANK_BITS)) - 1 == VERSION_MOST
+    assert (1 << VERSION_BITS) - 1 == VERSION_MOST
+    assert AMOUNT_BITS + VERSION_BITS + 2 == 63  # two bits for the rank, and none for a sign
     with pytest.raises(PriceError, match="not within 1 and 8191"):
         PriceLedger().add(PriceVersion(version=VERSION_MOST + 1, made_ms=0, takes_effect_ms=0), PACKAGE)
 

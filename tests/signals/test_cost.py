@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
 from gatewatch.price_book import PriceBook, default_book
+from gatewatch.price_ledger import VERSION_MOST
 from signals.column import CallBatch
-from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, VERSION_BITS, costs
 from tests.event import T0_MS, pieces
 from tests.priced_call import BOOKS, FIELDS, calls, expected
 
@@ -33,8 +34,8 @@ class Stored:
         price, details = row["price"], row.get("cost_details", "")
         heads = {row[column] >> AMOUNT_BITS for column in COLUMNS}
         (head,) = heads  # all of one computation
-        assert head == int(price[:4], 16) << 2 | int(price[4])
-        self.rank, self.status = head & 3, STATUSES[int(price[5]) - 1]
+        assert head == int(price[0]) << VERSION_BITS | int(price[1:5], 16)
+        self.rank, self.status = head >> VERSION_BITS, STATUSES[int(price[5]) - 1]
         self.amounts = {column: row[column] & (1 << AMOUNT_BITS) - 1 for column in COLUMNS}
         self.total = sum(self.amounts.values())
         self.price_id, self.reason = price[HEAD_DIGITS + 1 :].split("\0")
@@ -91,7 +92,9 @@ def test_only_what_tells_how_a_call_ended_has_a_cost() -> None:
         Token(**BASE, **HAIKU, output_tokens_so_far=5),
         Latency(**BASE, **HAIKU),
     ]
-    assert stored(*parts) == [dict.fromkeys(COLUMNS, 0)] * 3
+    assert stored(*parts) == [dict.fromkeys([*COLUMNS, "cost_minute"], 0)] * 3
+    (row,) = stored(Response(**BASE, **HAIKU))
+    assert row["cost_minute"] == T0_MS // 60_000
     assert one(Response(**BASE, **HAIKU, input_tokens=1000, output_tokens=100)).total == 1_500_000
 
 
@@ -149,6 +152,38 @@ def test_the_larger_value_is_the_better_cost() -> None:
     for worse, better in pairwise(ranked):
         assert worse["price"] < better["price"]
         assert all(worse[column] <= better[column] for column in COLUMNS)
+
+
+def test_counts_as_the_store_gives_them_cost_the_same() -> None:
+    """They are unsigned there, and an unsigned and a signed integer make a float in numpy."""
+    batch = CallBatch()
+    usage: dict[str, Any] = {"input_tokens": 999_999_999, "output_tokens": 77_777_777, "cache_read_tokens": 3}
+    for piece in pieces(Call(**BASE, **HAIKU, **usage, reported_cost_usd=0.25)):
+        batch.add(piece, np.arange(len(piece)))
+    table = batch.table()
+    assert table is not None
+    unsigned = table
+    for name in ("input_tokens", "output_tokens"):
+        unsigned = unsigned.set_column(unsigned.column_names.index(name), name, table[name].cast(pa.uint64()))
+    for version in (1, VERSION_MOST):
+        made = pa.table(costs(unsigned, default_book(), version))
+        assert made.equals(pa.table(costs(table, default_book(), version)))
+
+
+def test_better_usage_wins_over_newer_prices() -> None:
+    """An estimate that comes after a change of prices does not replace what the provider counted before."""
+    batch = CallBatch()
+    usage: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 100}
+    for piece in pieces(
+        Call(**BASE, **HAIKU, **usage), Call(**BASE, **HAIKU, **usage, usage_source="estimated")
+    ):
+        batch.add(piece, np.arange(len(piece)))
+    table = batch.table()
+    assert table is not None
+    counted, _ = pa.table(costs(table, default_book(), 1)).to_pylist()
+    _, estimated = pa.table(costs(table, default_book(), 2)).to_pylist()
+    assert estimated["price"] < counted["price"]
+    assert all(estimated[column] < counted[column] for column in COLUMNS)
 
 
 def test_amounts_of_any_size_are_kept() -> None:

@@ -13,7 +13,7 @@ from gatewatch.events import Call
 from gatewatch.price_ledger import PriceDocuments, PriceLedger, ledger_of
 from gatewatch.pricing import price
 from gatewatch.usage import Usage
-from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, RANK_BITS
+from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, VERSION_BITS
 from signals.lane import Lane, LaneRows, Rules
 from tests.event import T0_MS, call, record
 
@@ -115,8 +115,9 @@ def test_each_event_has_the_price_of_its_records_time(
     stored = merged(flushed)
     found = {}
     for call_id, row in stored.items():
-        heads = {row[column] >> (AMOUNT_BITS + RANK_BITS) for column in COLUMNS} | {int(row["price"][:4], 16)}
-        (version,) = heads
+        heads = {row[column] >> AMOUNT_BITS for column in COLUMNS}
+        versions = {head & (1 << VERSION_BITS) - 1 for head in heads} | {int(row["price"][1:5], 16)}
+        (version,) = versions
         nano = sum(row[column] & (1 << AMOUNT_BITS) - 1 for column in COLUMNS)
         found[call_id] = (version, nano, row["price"][HEAD_DIGITS + 1 :].partition("\0")[0])
     assert found == expected
@@ -135,7 +136,7 @@ def test_a_chunk_that_is_open_for_days_takes_new_prices_at_once() -> None:
     days = [
         (T0_MS + day * day_ms, [call(day, at_ms=T0_MS + day * day_ms, input_tokens=1000)]) for day in range(4)
     ]
-    prices = [row["price"][:4] for row in merged(fed(days, set(), ledger)).values()]
+    prices = [row["price"][1:5] for row in merged(fed(days, set(), ledger)).values()]
     assert prices == ["0001", "0001", "0002", "0002"]
 
 
@@ -144,7 +145,7 @@ def test_rare_parts_of_a_cost_survive_a_change_within_one_flush() -> None:
     plain = made(2)
     flushed = fed([(T0_MS, [searched, plain]), (T0_MS + 1500, [made(3)])], set())
     stored = merged(flushed)
-    assert stored["call-1"]["cost_details"].startswith("0001")
+    assert stored["call-1"]["cost_details"].startswith("30001")
     assert '"tools":30000000' in stored["call-1"]["cost_details"]
     assert "cost_details" not in stored["call-2"]
-    assert stored["call-3"]["price"].startswith("0002")
+    assert stored["call-3"]["price"].startswith("30002")

@@ -79,7 +79,7 @@ def test_a_table_expires_by_a_column_of_its_key_only() -> None:
 def test_every_column_of_calls_outside_the_key_merges_by_content() -> None:
     calls = next(table for table in TABLES if table.name == "calls")
     merged = {column.name for column in calls.columns if column.type.startswith("SimpleAggregateFunction(")}
-    priced = {*COLUMNS, "price", "cost_details"}
+    priced = {*COLUMNS, "price", "cost_details", "cost_minute", "repriced"}
     assert merged == {column.name for column in CALL_COLUMNS} - {"started_at", "call_id"} | {"parts"} | priced
 
 
