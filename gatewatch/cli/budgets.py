@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 
-from gatewatch.cli.connection import Data, Url, connected, fail, say, wrong_usage
+from gatewatch.cli.connection import Data, Url, connected
+from gatewatch.cli.message import fail, say, wrong_usage
 from gatewatch.cli.row import PipeOutput, decimal_text, is_json, iso_text, print_rows, visible
 
 if TYPE_CHECKING:

@@ -9,28 +9,26 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+
+from gatewatch.cli.message import CommandError, fail, say, wrong_usage
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Sink, SinkError
 
 __all__ = [
-    "CommandError",
     "Data",
     "Moment",
     "Url",
     "advised",
     "connected",
-    "fail",
     "failures_said",
     "moment_ms",
     "opened",
     "password_of",
-    "say",
     "served_address",
-    "wrong_usage",
 ]
 
 Data = Annotated[
@@ -48,10 +46,6 @@ Moment = Annotated[
 _LATEST_MS: Final = 4_102_444_800_000  # 2100-01-01
 _OLDER_STORE: Final = (16, 47, 60, 81)  # no such column (in a table, at all), table, database
 _INTERRUPTED: Final = 130
-
-
-class CommandError(Exception):
-    """The command cannot do what it was asked for; the message says why and what to do."""
 
 
 @contextlib.contextmanager
@@ -207,23 +201,6 @@ def password_of(user: str, directory: Path | None) -> str:
         with contextlib.suppress(OSError):
             given = (directory / "engine.token").read_text().strip()
     return given
-
-
-def say(command: str, message: str) -> None:
-    """One line on standard error."""
-    print(f"gatewatch {command}: {message}", file=sys.stderr, flush=True)
-
-
-def fail(command: str, message: str) -> NoReturn:
-    """Say what failed, and end with 1."""
-    say(command, message)
-    raise typer.Exit(1) from None
-
-
-def wrong_usage(command: str, message: str) -> NoReturn:
-    """Say what was wrong, and end with 2."""
-    say(command, message)
-    raise typer.Exit(2) from None
 
 
 def moment_ms(command: str, option: str, text: str, now_ms: int) -> int:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import fail, failures_said, moment_ms, say, wrong_usage
+from gatewatch.cli.connection import failures_said, moment_ms
+from gatewatch.cli.message import fail, say, wrong_usage
 from gatewatch.cli.row import PipeOutput, encoded, is_json, iso_text, print_rows, visible
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
-from gatewatch.cli.connection import CommandError, Data, Url, fail, failures_said, opened, say, wrong_usage
+from gatewatch.cli.connection import Data, Url, failures_said, opened
+from gatewatch.cli.message import CommandError, fail, say, wrong_usage
 from gatewatch.cli.row import visible
 
 if TYPE_CHECKING:

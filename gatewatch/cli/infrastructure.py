@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, connected, fail, say, wrong_usage
+from gatewatch.cli.connection import Data, connected
+from gatewatch.cli.message import fail, say, wrong_usage
 from gatewatch.cli.row import Format, Output, print_rows
 
 if TYPE_CHECKING:

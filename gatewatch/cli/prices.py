@@ -16,17 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import (
-    CommandError,
-    Data,
-    advised,
-    fail,
-    failures_said,
-    moment_ms,
-    opened,
-    say,
-    wrong_usage,
-)
+from gatewatch.cli.connection import Data, advised, failures_said, moment_ms, opened
+from gatewatch.cli.message import CommandError, fail, say, wrong_usage
 from gatewatch.cli.row import CsvFormat, CsvOutput, decimal_text, iso_text, print_rows
 
 if TYPE_CHECKING:

@@ -14,15 +14,8 @@ from urllib.parse import urlencode, urlsplit
 
 import typer
 
-from gatewatch.cli.connection import (
-    CommandError,
-    Data,
-    Url,
-    failures_said,
-    password_of,
-    served_address,
-    wrong_usage,
-)
+from gatewatch.cli.connection import Data, Url, failures_said, password_of, served_address
+from gatewatch.cli.message import CommandError, wrong_usage
 from gatewatch.cli.row import CsvFormat, CsvOutput, visible
 
 _TABLE_ROWS: Final = 1000

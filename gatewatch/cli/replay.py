@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatewatch.cli import sending
-from gatewatch.cli.connection import wrong_usage
+from gatewatch.cli.message import wrong_usage
 
 if TYPE_CHECKING:
     from traffic.replay import Summary

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms
+from gatewatch.cli.message import say, wrong_usage
 from gatewatch.cli.row import PipeOutput, is_json, print_rows
 
 if TYPE_CHECKING:

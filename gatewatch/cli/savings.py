@@ -8,7 +8,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms
+from gatewatch.cli.message import say, wrong_usage
 from gatewatch.cli.row import Format, Output, iso_text, nano_text, print_rows, progress
 
 _NAME: Final = "savings"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import typer
 
-from gatewatch.cli.connection import say, wrong_usage
+from gatewatch.cli.message import say, wrong_usage
 
 if TYPE_CHECKING:
     from traffic.replay import Pace, Sender, Summary
