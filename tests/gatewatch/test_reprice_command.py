@@ -17,13 +17,10 @@ from msgspec.json import encode
 from gatewatch.contract import Contract
 from gatewatch.price_ledger import PriceDocuments, ledger_of
 from signals.lane import Lane, Rules
-from sinks.clickhouse import Sink
-from sinks.migration import migrate
-from sinks.row import blocks
-from sinks.schema import STORE
 from streams.process import end
 from tests.event import call, record
-from tests.sinks.conftest import RunningEngine, start_engine
+from tests.sinks.conftest import RunningEngine, start_store
+from tests.stored import flush
 
 HOUR_MS: Final = 3_600_000
 NOW_MS: Final = int(time.time()) // 3600 * HOUR_MS - 24 * HOUR_MS
@@ -36,9 +33,8 @@ WRONG: Final = ledger_of(
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     """Six calls of a day ago, priced too dear: four of gpt-4o and two of a model that nobody knows."""
-    running = start_engine(tmp_path_factory.mktemp("reprice"))
-    sink = Sink(running.url, "writer", running.writer_password)
-    migrate(sink)
+    running = start_store(tmp_path_factory.mktemp("reprice"))
+    sink = running.sink()
     lane = Lane(1, 0, Rules(), prices=WRONG)
     calls = [
         call(
@@ -52,10 +48,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
         for number in range(6)
     ]
     lane.feed(0, NOW_MS + 10_000, record(*calls))
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+    flush(sink, lane)
     sink.close()
     yield running
     assert end(running.process, 30)
