@@ -27,6 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 prepare: $(STAMP)
 	$(BIN)/python -m streams.broker --prepare
 	$(BIN)/python -m signals.decoder
+	$(BIN)/python -m sinks.native
 
 demo: prepare
 	$(BIN)/gatewatch demo

@@ -40,6 +40,7 @@ __all__ = [
     "REAL",
     "TEXT",
     "UNCERTAIN",
+    "compiled",
     "gather",
     "scan",
 ]
@@ -87,14 +88,14 @@ _INVERSES: Final = np.array(
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _compiled(function: _F) -> _F:
+def compiled(function: _F) -> _F:
     """Compile at the first call, and keep the result where that can be written."""
-    compiled: Any
+    made: Any
     try:
-        compiled = njit(cache=True, nogil=True)(function)
+        made = njit(cache=True, nogil=True)(function)
     except RuntimeError:  # no such place: it is compiled at every start
-        compiled = njit(nogil=True)(function)
-    return cast(_F, compiled)
+        made = njit(nogil=True)(function)
+    return cast(_F, made)
 
 
 # Its functions are called without their first parameter.
@@ -211,7 +212,7 @@ _TRUE: Final = np.uint64(int.from_bytes(b"true", "little"))
 _FALSE: Final = np.uint64(int.from_bytes(b"false", "little"))
 
 
-@_compiled
+@compiled
 def _same(base: int, at: int, names: int, start: int, stop: int) -> bool:
     """Whether the bytes at ``at`` are those of a name."""
     left = stop - start
@@ -227,7 +228,7 @@ def _same(base: int, at: int, names: int, start: int, stop: int) -> bool:
     return bool((differ << np.uint64(64 - 8 * left)) == 0)
 
 
-@_compiled
+@compiled
 def _character_bytes(base: int, at: int) -> int:
     """Bytes of a character of UTF-8 that is not ASCII, or 0 where it is none (Unicode 15, table 3-7)."""
     first = _byte(base, at)
@@ -249,7 +250,7 @@ def _character_bytes(base: int, at: int) -> int:
     return 4
 
 
-@_compiled
+@compiled
 def _code_unit(base: int, at: int) -> int:
     """The number that four hexadecimal digits say; negative when they do not."""
     number: int = _DIGITS[_byte(base, at)]
@@ -258,7 +259,7 @@ def _code_unit(base: int, at: int) -> int:
     return number
 
 
-@_compiled
+@compiled
 def _escape(base: int, at: int) -> tuple[int, int]:
     """The character that an escape stands for and the bytes it takes; 0 for these when uncertain."""
     letter = _byte(base, at + 1)
@@ -275,7 +276,7 @@ def _escape(base: int, at: int) -> tuple[int, int]:
     return 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00), 12
 
 
-@_compiled
+@compiled
 def _text_end(base: int, begin: int, least: int, most: int) -> tuple[int, int]:
     """Where the text that begins after a quote ends, at its closing quote, and the flag of its escapes.
 
@@ -320,7 +321,7 @@ def _text_end(base: int, begin: int, least: int, most: int) -> tuple[int, int]:
     return at if least <= at - begin - more <= most else -1, escaped
 
 
-@_compiled
+@compiled
 def _integer(base: int, at: int) -> tuple[int, int]:
     """A natural number and where it ends, or -1 for that."""
     begin = at
@@ -337,7 +338,7 @@ def _integer(base: int, at: int) -> tuple[int, int]:
     return number, at
 
 
-@_compiled
+@compiled
 def _real(base: int, at: int) -> tuple[float, int]:
     """A number that is not negative and where it ends, or -1 for that."""
     number, end = _integer(base, at)
@@ -371,7 +372,7 @@ def _real(base: int, at: int) -> tuple[float, int]:
     return fraction, end if fraction >= 0 else -1
 
 
-@_compiled
+@compiled
 def _exponent(base: int, at: int) -> tuple[int, int]:
     """The number behind an ``e`` and where it ends, or -1 for that."""
     sign = _byte(base, at)
@@ -390,7 +391,7 @@ def _exponent(base: int, at: int) -> tuple[int, int]:
     return -number if sign == _MINUS else number, at if at > begin else -1
 
 
-@_compiled
+@compiled
 def _fraction(number: int, power: int) -> float:
     """``number / 10**power`` correctly rounded; -1 when uncertain."""
     if number == 0:
@@ -409,7 +410,7 @@ def _fraction(number: int, power: int) -> float:
     return math.ldexp(float(mantissa), 64 + dropped - zeros - _SHIFTS[power])
 
 
-@_compiled
+@compiled
 def _literal(base: int, at: int) -> tuple[int, int]:
     """``false`` as 0, ``true`` as 1, ``null`` as -1, and where it ends, or -1 for that."""
     four = _word(base, at) & _FOUR_BYTES
@@ -422,7 +423,7 @@ def _literal(base: int, at: int) -> tuple[int, int]:
     return 0, -1
 
 
-@_compiled
+@compiled
 def _object_end(base: int, at: int, most: int) -> int:
     """Where a flat object of text ends, behind its brace; -1 when uncertain."""
     at += 1
@@ -451,7 +452,7 @@ def _object_end(base: int, at: int, most: int) -> int:
             at += 1
 
 
-@_compiled
+@compiled
 def _nested_end(base: int, at: int) -> int:
     """Where an object or a list ends, behind its bracket; -1 when uncertain.
 
@@ -477,7 +478,7 @@ def _nested_end(base: int, at: int) -> int:
             return at
 
 
-@_compiled
+@compiled
 def _unknown_end(base: int, at: int) -> int:
     """Where a field ends that nobody knows: its name, a colon, a plain value; -1 when uncertain."""
     if _byte(base, at) != _QUOTE:
@@ -497,7 +498,7 @@ def _unknown_end(base: int, at: int) -> int:
     return _real(base, at)[1]
 
 
-@_compiled
+@compiled
 def _all_allowed(seen: NDArray[np.int64], line: int, allowed: NDArray[np.bool_]) -> bool:
     """Whether a kind of event has all the fields that were seen before the kind itself."""
     fits = True
@@ -507,7 +508,7 @@ def _all_allowed(seen: NDArray[np.int64], line: int, allowed: NDArray[np.bool_])
     return fits
 
 
-@_compiled
+@compiled
 def scan(
     text: NDArray[np.uint8],
     at: int,
@@ -703,7 +704,7 @@ def scan(
     return line, at
 
 
-@_compiled
+@compiled
 def _unescape(source: int, at: int, end: int, target: int, written: int) -> int:
     """Copy a text without its escapes; gives where it ends there."""
     while True:
@@ -733,7 +734,7 @@ def _unescape(source: int, at: int, end: int, target: int, written: int) -> int:
             written += size
 
 
-@_compiled
+@compiled
 def gather(
     text: NDArray[np.uint8],
     spans: NDArray[np.int64],

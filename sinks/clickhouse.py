@@ -14,6 +14,9 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 
+from sinks.native import CALL_TYPES, encode_block
+from sinks.schema import STORE
+
 __all__ = ["Sink", "SinkError"]
 
 # One block an insert, in the order given, acknowledged when it is stored: what delivery rests on.
@@ -89,16 +92,10 @@ class Sink:
         SinkError
             It may or may not have been stored: insert it again.
         """
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, rows.schema) as writer:
-            writer.write_table(rows, max_chunksize=max(rows.num_rows, 1))
+        body, format_name = _encoded(table, rows)
         try:
             self._client.raw_insert(
-                table,
-                rows.column_names,
-                sink.getvalue().to_pybytes(),
-                settings=_INSERT | settings,
-                fmt="ArrowStream",
+                table, rows.column_names, body, settings=_INSERT | settings, fmt=format_name
             )
         except Exception as error:
             raise _sink_error(error, f"insert of {rows.num_rows} rows into {table} failed") from None
@@ -158,6 +155,16 @@ class Sink:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _encoded(table: str, rows: pa.Table) -> tuple[bytes, str]:
+    """Rows as bytes, and their format; nearly all are calls, which are worth an encoding of their own."""
+    if table == f"{STORE}.calls":
+        return encode_block(rows, CALL_TYPES), "Native"
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=max(rows.num_rows, 1))
+    return sink.getvalue().to_pybytes(), "ArrowStream"
 
 
 def _place(url: str) -> str:
