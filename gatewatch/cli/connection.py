@@ -39,6 +39,7 @@ def connected(command: str, data: Path | None) -> Iterator[Sink]:
     import logging
 
     from gatewatch.cli.query import QueryError, password_of, served_address
+    from gatewatch.price_table import PriceError
     from sinks.clickhouse import Sink, SinkError
     from streams.setting import Settings
 
@@ -51,6 +52,9 @@ def connected(command: str, data: Path | None) -> Iterator[Sink]:
                 yield sink
     except (QueryError, SinkError) as error:
         say(command, str(error))
+        raise typer.Exit(1) from None
+    except PriceError as error:
+        say(command, f"{error}; a later release may have made this version of the prices")
         raise typer.Exit(1) from None
     except BrokenPipeError:
         # Whoever reads our output has enough, `| head` for one.

@@ -118,6 +118,7 @@ def focus(
     if metadata is not None and output != "-" and metadata.resolve() == Path(output).resolve():
         _wrong_usage("--metadata and --output name the same file")
     from gatewatch.cli.query import QueryError, password_of, served_address
+    from gatewatch.price_table import PriceError
     from sinks.clickhouse import Sink, SinkError
     from sinks.focus.charge import ExportError, Summary, charges, periods
     from sinks.focus.column import metadata as metadata_of
@@ -167,6 +168,8 @@ def focus(
     except FileExistsError as error:
         there = error.filename2 or error.filename
         _fail(f"{there} is there already: choose another name, or --force, which replaces files")
+    except PriceError as error:
+        _fail(f"{error}; a later release may have made this version of the prices")
     except (QueryError, SinkError, ExportError, _RefusedError) as error:
         _fail(_advice(str(error), getattr(error, "code", None)))
     except BrokenPipeError:
