@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import getpass
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
@@ -15,6 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
+
+from gatewatch.cli.connection import Data, Url, connected
+from gatewatch.cli.message import fail, say, wrong_usage
+from gatewatch.cli.row import PipeOutput, decimal_text, is_json, iso_text, print_rows, visible
 
 if TYPE_CHECKING:
     from signals.budget import Budget, BudgetStatus
@@ -26,16 +29,10 @@ commands = typer.Typer(
     help="What may be spent, by whom, in which period; and how it is going.",
 )
 
+_NAME: Final = "budgets"
 _YEARS: Final = range(2000, 2101)
 _TEXT_MOST: Final = 256
 _NOTHING: Final = "no budgets: set one with gatewatch budgets set"
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 class PeriodName(StrEnum):
@@ -46,12 +43,6 @@ class PeriodName(StrEnum):
     MONTHLY = "monthly"
 
 
-Url = Annotated[str | None, typer.Option(help="ClickHouse's HTTP interface.", show_default=False)]
-Data = Annotated[Path | None, typer.Option(help="Data directory, running or at rest.", show_default=False)]
-Output = Annotated[
-    Format | None,
-    typer.Option("--format", help="Default: table on a terminal, json (one object a line) in a pipe."),
-]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A name of your own: letters, digits, '.', '_', '-'.")]
 By = Annotated[
     str | None, typer.Option(help="Who changes it. Default: the user of this machine.", show_default=False)
@@ -123,13 +114,13 @@ def set_(
         valid_from = None if starts is None else _moment(starts, zone(timezone), "--starts")
         author = _author(by)
     except ValueError as error:
-        _wrong_usage(str(error))
-    with _connected(url, data, _writer()) as sink:
+        wrong_usage(_NAME, str(error))
+    with _connected(url, data) as sink:
         try:
             changed = set_budget(sink, budget, author, valid_from)
         except ValueError as error:
-            _fail(str(error))
-    since = "now" if valid_from is None else _iso(valid_from)
+            fail(_NAME, str(error))
+    since = "now" if valid_from is None else iso_text(valid_from)
     said = f"{budget_id}: {_usd(budget.amount_usd)} {period.value} ({timezone}) for {budget.scope}"
     print(f"{said}, from {since} on" if changed else f"{said}: so it is already")
 
@@ -142,8 +133,8 @@ def remove(budget_id: Id, by: By = None, url: Url = None, data: Data = None) -> 
     try:
         author = _author(by)
     except ValueError as error:
-        _wrong_usage(str(error))
-    with _connected(url, data, _writer()) as sink:
+        wrong_usage(_NAME, str(error))
+    with _connected(url, data) as sink:
         if not remove_budget(sink, budget_id, author):
             _unknown(sink, budget_id)
     print(f"{budget_id}: removed")
@@ -154,7 +145,7 @@ def list_(
     history: Annotated[
         bool, typer.Option("--history", help="Every change that was ever made: who, when, what.")
     ] = False,
-    output: Output = None,
+    output: PipeOutput = None,
     url: Url = None,
     data: Data = None,
 ) -> None:
@@ -171,24 +162,12 @@ def list_(
             if not change.is_removed
             and (change.valid_until is None or change.valid_until > max(change.valid_from, now))
         ]
-    if _chosen(output) is Format.JSON:
-        _print_json([_change_row(change) for change in found])
-    else:
-        _print_table(
-            [
-                ("id", "left", lambda change: change.budget.budget_id),
-                ("scope", "left", lambda change: str(change.budget.scope)),
-                ("amount", "right", lambda change: _usd(change.budget.amount_usd)),
-                ("period", "left", lambda change: f"{change.budget.period} {change.budget.time_zone}"),
-                ("from", "left", lambda change: _local(change.valid_from, change.budget)),
-                ("until", "left", _until),
-                *([("what", "left", _what)] if history else []),
-                ("changed by", "left", lambda change: change.changed_by),
-                ("at", "left", lambda change: _iso(change.changed_at)),
-            ],
-            found,
-            _NOTHING,
-        )
+    as_json = is_json(output)
+    print_rows(
+        [_change_row(change) if as_json else _change_line(change, history) for change in found],
+        as_json,
+        _NOTHING,
+    )
 
 
 @commands.command()
@@ -203,7 +182,7 @@ def status(
     check: Annotated[
         bool, typer.Option("--check", help="End with 1 when one is exceeded or is forecast to be.")
     ] = False,
-    output: Output = None,
+    output: PipeOutput = None,
     url: Url = None,
     data: Data = None,
 ) -> None:
@@ -217,27 +196,26 @@ def status(
     from sinks.budget import status as read_status
 
     if budget_id == "":
-        _wrong_usage("an empty ID is no budget's; leave it out for all of them")
+        wrong_usage(_NAME, "an empty ID is no budget's; leave it out for all of them")
     try:
         moment = None if at is None else _moment(at, UTC, "--at")
     except ValueError as error:
-        _wrong_usage(str(error))
+        wrong_usage(_NAME, str(error))
     with _connected(url, data, "reader") as sink:
         if moment is not None and moment > (now := _now(sink)):
             # The hours until then would look as if nothing had been spent in them.
-            _wrong_usage(f"--at {at!r} has not come yet: it is {_iso(now)}")
+            wrong_usage(_NAME, f"--at {at!r} has not come yet: it is {iso_text(now)}")
         found = read_status(sink, moment, budget_id)
         if budget_id is not None and not found:
             _unknown(sink, budget_id, moment)
-    if _chosen(output) is Format.JSON:
-        _print_json([_status_row(one) for one in found])
+    as_json = is_json(output)
+    if budget_id is not None and not as_json:
+        for name, text in _report(found[0]):
+            print(f"{name:<10} {visible(text)}")
     else:
-        if budget_id is not None:
-            for name, text in _report(found[0]):
-                print(f"{name:<10} {_plain(text)}")
-        else:
-            _print_table(_STATUS_COLUMNS, found, _NOTHING)
-        sys.stdout.flush()
+        print_rows([_status_row(one) if as_json else _status_line(one) for one in found], as_json, _NOTHING)
+    sys.stdout.flush()
+    if not as_json:
         for one in found:
             _say_unknown_cost(one)
     if check and any(one.is_over for one in found):
@@ -248,36 +226,15 @@ def status(
 
 
 @contextlib.contextmanager
-def _connected(url: str | None, data: Path | None, user: str) -> Iterator[Sink]:
+def _connected(url: str | None, data: Path | None, user: str | None = None) -> Iterator[Sink]:
     """A connection to the engine that is meant; what goes wrong with it is said, and ends the command."""
-    import logging
-
-    from gatewatch.cli.query import QueryError, password_of, served_address
-    from sinks.clickhouse import Sink, SinkError
-
-    # What its client has to say about an address that does not answer is said by the error.
-    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-    try:
-        with (
-            served_address(url, data, "budgets") as (address, directory),
-            contextlib.closing(Sink(address, user, password_of(user, directory))) as sink,
-        ):
+    with connected(_NAME, data, url=url, user=user) as sink:
+        try:
             yield sink
-    except QueryError as error:
-        _fail(str(error))
-    except SinkError as error:
-        _fail(f"{error}; see what answers with `gatewatch doctor`, and `gatewatch migrate` an older store")
-    except ValueError as error:
-        # A row that this version does not take: another version, or another database of time zones, wrote it.
-        _fail(f"a budget that is stored cannot be read here: {error}")
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain again when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-
-
-def _writer() -> str:
-    return os.environ.get("GATEWATCH_CLICKHOUSE_USER", "writer")
+        except ValueError as error:
+            # A row that this version does not take: another version, or another database of time zones,
+            # wrote it.
+            fail(_NAME, f"a budget that is stored cannot be read here: {error}")
 
 
 def _now(sink: Sink) -> datetime:
@@ -292,12 +249,13 @@ def _unknown(sink: Sink, budget_id: str, at: datetime | None = None) -> NoReturn
     moment = at or _now(sink)
     known = [budget.budget_id for budget in budgets_at(sink, moment)]
     if changes(sink, budget_id):
-        _wrong_usage(
-            f"no budget {budget_id!r} holds at {_iso(moment)}; see `gatewatch budgets list --history`"
+        wrong_usage(
+            _NAME,
+            f"no budget {budget_id!r} holds at {iso_text(moment)}; see `gatewatch budgets list --history`",
         )
     near = difflib.get_close_matches(budget_id, known, 3, 0.5)
     hint = f"ids that are near: {', '.join(near)}" if near else "see `gatewatch budgets list`"
-    _wrong_usage(f"there is no budget {_plain(budget_id)!r}; {hint}")
+    wrong_usage(_NAME, f"there is no budget {visible(budget_id)!r}; {hint}")
 
 
 # -- what is read ------------------------------------------------------------------------------
@@ -342,16 +300,19 @@ def _author(by: str | None) -> str:
 # -- what is written ---------------------------------------------------------------------------
 
 
-def _chosen(output: Format | None) -> Format:
-    return output or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
-
-
-def _until(change: Change) -> str:
-    return "" if change.valid_until is None else _local(change.valid_until, change.budget)
-
-
-def _what(change: Change) -> str:
-    return "removed" if change.is_removed else "set"
+def _change_line(change: Change, history: bool) -> dict[str, Any]:
+    budget = change.budget
+    return {
+        "id": budget.budget_id,
+        "scope": str(budget.scope),
+        "amount": _usd(budget.amount_usd),
+        "period": f"{budget.period} {budget.time_zone}",
+        "from": _local(change.valid_from, budget),
+        "until": "" if change.valid_until is None else _local(change.valid_until, budget),
+        **({"what": "removed" if change.is_removed else "set"} if history else {}),
+        "changed by": change.changed_by,
+        "at": iso_text(change.changed_at),
+    }
 
 
 def _change_row(change: Change) -> dict[str, Any]:
@@ -363,37 +324,37 @@ def _change_row(change: Change) -> dict[str, Any]:
         "scope": budget.scope.limits,
         "period": budget.period,
         "time_zone": budget.time_zone,
-        "amount_usd": _decimal(budget.amount_usd),
+        "amount_usd": decimal_text(budget.amount_usd),
         "warn_shares": [float(share) for share in budget.warn_shares],
-        "valid_from": _iso(change.valid_from),
-        "valid_until": None if change.valid_until is None else _iso(change.valid_until),
+        "valid_from": iso_text(change.valid_from),
+        "valid_until": None if change.valid_until is None else iso_text(change.valid_until),
         "changed_by": change.changed_by,
-        "changed_at": _iso(change.changed_at),
+        "changed_at": iso_text(change.changed_at),
     }
 
 
 def _status_row(one: BudgetStatus) -> dict[str, Any]:
     return {
         "id": one.budget.budget_id,
-        "at": _iso(one.at),
+        "at": iso_text(one.at),
         "state": one.state,
         "scope": one.budget.scope.limits,
         "period": one.budget.period,
         "time_zone": one.budget.time_zone,
-        "period_start": _iso(one.period.start),
-        "period_end": _iso(one.period.end),
-        "amount_usd": _decimal(one.budget.amount_usd),
-        "spent_usd": _decimal(one.spent_usd),
-        "remaining_usd": _decimal(one.remaining_usd),
+        "period_start": iso_text(one.period.start),
+        "period_end": iso_text(one.period.end),
+        "amount_usd": decimal_text(one.budget.amount_usd),
+        "spent_usd": decimal_text(one.spent_usd),
+        "remaining_usd": decimal_text(one.remaining_usd),
         "share": round(one.share, 6),
         "share_gone": round(one.share_gone, 6),
         "warn_share": None if one.warn_share is None else float(one.warn_share),
-        "forecast_usd": _decimal(one.forecast_usd),
-        "forecast_80_usd": [_decimal(edge) for edge in one.forecast_80_usd],
-        "forecast_95_usd": [_decimal(edge) for edge in one.forecast_95_usd],
+        "forecast_usd": decimal_text(one.forecast_usd),
+        "forecast_80_usd": [decimal_text(edge) for edge in one.forecast_80_usd],
+        "forecast_95_usd": [decimal_text(edge) for edge in one.forecast_95_usd],
         "forecast_season": one.season,
         "forecast_tests": one.tests,
-        "bursts_at": None if one.bursts_at is None else _iso(one.bursts_at),
+        "bursts_at": None if one.bursts_at is None else iso_text(one.bursts_at),
         "burn_rates": {name: round(rate, 3) for name, rate in one.burn_rates.items()},
         "burn_alert": one.burn_alert,
         "calls": one.calls,
@@ -402,21 +363,21 @@ def _status_row(one: BudgetStatus) -> dict[str, Any]:
     }
 
 
-_Column = tuple[str, str, Callable[[Any], str]]
-
-_STATUS_COLUMNS: Final[list[_Column]] = [
-    ("id", "left", lambda one: one.budget.budget_id),
-    ("state", "left", lambda one: one.state.replace("_", " ")),
-    ("spent", "right", lambda one: _usd(one.spent_usd)),
-    ("of", "right", lambda one: f"{_usd(one.budget.amount_usd)} {one.budget.period}"),
-    ("used", "right", lambda one: f"{one.share:.1%}"),
-    ("time gone", "right", lambda one: f"{one.share_gone:.1%}"),
-    ("forecast", "right", lambda one: _usd(one.forecast_usd)),
-    ("80 % interval", "right", lambda one: _interval(one.forecast_80_usd)),
-    ("used up", "left", lambda one: "" if one.bursts_at is None else _local(one.bursts_at, one.budget)),
-    ("burn 1h", "right", lambda one: f"{one.burn_rates['1h']:.2f}"),
-    ("24h", "right", lambda one: f"{one.burn_rates['24h']:.2f}"),
-]
+def _status_line(one: BudgetStatus) -> dict[str, Any]:
+    budget = one.budget
+    return {
+        "id": budget.budget_id,
+        "state": one.state.replace("_", " "),
+        "spent": _usd(one.spent_usd),
+        "of": f"{_usd(budget.amount_usd)} {budget.period}",
+        "used": f"{one.share:.1%}",
+        "time gone": f"{one.share_gone:.1%}",
+        "forecast": _usd(one.forecast_usd),
+        "80 % interval": _interval(one.forecast_80_usd),
+        "used up": "" if one.bursts_at is None else _local(one.bursts_at, budget),
+        "burn 1h": f"{one.burn_rates['1h']:.2f}",
+        "24h": f"{one.burn_rates['24h']:.2f}",
+    }
 
 
 def _report(one: BudgetStatus) -> list[tuple[str, str]]:
@@ -463,40 +424,11 @@ def _say_unknown_cost(one: BudgetStatus) -> None:
         if count
     ]
     if parts:
-        print(
-            f"gatewatch budgets: {one.budget.budget_id}: of {one.calls:,} calls, {' and '.join(parts)}: "
+        say(
+            _NAME,
+            f"{one.budget.budget_id}: of {one.calls:,} calls, {' and '.join(parts)}: "
             "more was spent than is known",
-            file=sys.stderr,
         )
-
-
-def _print_json(rows: list[dict[str, Any]]) -> None:
-    import msgspec
-
-    for row in rows:
-        print(msgspec.json.encode(row).decode())
-    sys.stdout.flush()
-
-
-def _print_table(columns: list[_Column], rows: list[Any], nothing: str) -> None:
-    if not rows:
-        print(nothing)
-        return
-    cells = [[title for title, _, _ in columns]]
-    cells += [[_plain(text(row)) for _, _, text in columns] for row in rows]
-    wide = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    for line in cells:
-        told = (
-            f"{cell:>{width}}" if side == "right" else f"{cell:<{width}}"
-            for cell, width, (_, side, _) in zip(line, wide, columns, strict=True)
-        )
-        print("  ".join(told).rstrip())
-    sys.stdout.flush()
-
-
-def _plain(text: str) -> str:
-    """Text without anything that a terminal would obey."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _usd(amount: Decimal) -> str:
@@ -505,27 +437,8 @@ def _usd(amount: Decimal) -> str:
     return f"{'-' if amount < 0 else ''}${abs(amount):,.{places}f}"
 
 
-def _decimal(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _local(moment: datetime, budget: Budget) -> str:
     """A time as clocks of the budget's owner show it."""
     from signals.period import zone
 
     return f"{moment.astimezone(zone(budget.time_zone)):%Y-%m-%d %H:%M}"
-
-
-def _fail(message: str) -> NoReturn:
-    print(f"gatewatch budgets: {message}", file=sys.stderr)
-    raise typer.Exit(1)
-
-
-def _wrong_usage(message: str) -> NoReturn:
-    print(f"gatewatch budgets: {message}", file=sys.stderr)
-    raise typer.Exit(2)

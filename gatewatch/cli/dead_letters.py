@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from gatewatch.cli.connection import failures_said, moment_ms
+from gatewatch.cli.message import fail, say, wrong_usage
+from gatewatch.cli.row import PipeOutput, encoded, is_json, iso_text, print_rows, visible
 
 if TYPE_CHECKING:
     from sinks.dead_letter import DeadLetterFilter, ReasonCount, StoredLetter
@@ -24,15 +25,10 @@ commands = typer.Typer(
     help="Lines that were no events, each kept with the reason: list, show and send them again.",
 )
 
+_NAME: Final = "dead-letters"
+_NOTHING: Final = "no dead letters"
 _SHOWN_REFUSALS: Final = 20
 """More are counted: --json writes them all."""
-
-
-class Format(StrEnum):
-    """How letters are listed."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 Data = Annotated[
@@ -63,10 +59,7 @@ def list_(
     summary: Annotated[
         bool, typer.Option("--summary", help="Count them by reason; --limit does not apply.")
     ] = False,
-    output: Annotated[
-        Format | None,
-        typer.Option("--format", help="Default: table on a terminal, json (one object a line) in a pipe."),
-    ] = None,
+    output: PipeOutput = None,
     data: Data = None,
 ) -> None:
     """List dead letters, the newest first, without their contents.
@@ -76,19 +69,16 @@ def list_(
     from sinks.dead_letter import count_reasons
 
     wanted = _filter(reason, since, all_)
-    chosen = output or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
+    as_json = is_json(output)
     with _letters(data) as (letters, sink):
         if summary:
-            _print_rows(chosen, [_reason_row(count) for count in count_reasons(sink, wanted)])
+            reasons = [_reason_row(count) for count in count_reasons(sink, wanted)]
+            print_rows(reasons, as_json, _NOTHING)
             return
         found = letters.find(wanted, limit=limit, newest_first=True)
-        _print_rows(chosen, [_letter_row(address, letter) for address, letter in found])
+        print_rows([_letter_row(address, letter) for address, letter in found], as_json, _NOTHING)
         if len(found) == limit:
-            print(
-                f"gatewatch dead-letters: these are the newest {limit}; --limit shows more, --summary "
-                "counts all",
-                file=sys.stderr,
-            )
+            say(_NAME, f"these are the newest {limit}; --limit shows more, --summary counts all")
 
 
 @commands.command()
@@ -112,20 +102,20 @@ def show(
     from streams.dead_letter import DeadLetterError, parse_address
 
     if raw and (json_lines or len(ids) != 1):
-        _wrong_usage("--raw writes the bytes of one line and nothing else: give one ID, without --json")
+        wrong_usage(_NAME, "--raw writes the bytes of one line and nothing else: give one ID, without --json")
     addresses = []
     for text in ids:
         try:
             addresses.append(parse_address(text))
         except ValueError as error:
-            _wrong_usage(str(error))
+            wrong_usage(_NAME, str(error))
     failed = False
     with _letters(data) as (letters, _):
         for index, address in enumerate(addresses):
             try:
                 shown = letters.show(address)
             except DeadLetterError as error:
-                _say(str(error))
+                say(_NAME, str(error))
                 failed = True
                 continue
             if raw:
@@ -136,7 +126,7 @@ def show(
             else:
                 print(("\n" if index else "") + _as_text(shown), flush=True)
             if shown.missing:
-                _say(f"{shown.address}: only the beginning of the line: {shown.missing}")
+                say(_NAME, f"{shown.address}: only the beginning of the line: {shown.missing}")
                 failed = True
     if failed:
         raise typer.Exit(1)
@@ -177,9 +167,9 @@ def replay(
 
     ways = sum((bool(ids), bool(reason) or all_, file is not None))
     if ways != 1 or (reason and all_):
-        _wrong_usage("say which to send, in one way: IDs, --reason, --all, or --file")
+        wrong_usage(_NAME, "say which to send, in one way: IDs, --reason, --all, or --file")
     if since is not None and not (reason or all_):
-        _wrong_usage("--since goes with --reason or --all")
+        wrong_usage(_NAME, "--since goes with --reason or --all")
     wanted: list[tuple[str, bytes | None]]
     wanted = _repaired(file) if file is not None else [(text, None) for text in ids or ()]
     with _letters(data) as (letters, _):
@@ -193,7 +183,7 @@ def replay(
             for outcome in letters.replay(wanted, dry_run=dry_run):
                 tally[outcome.result] = tally.get(outcome.result, 0) + 1
                 if json_lines:
-                    print(_encode(outcome), flush=True)
+                    print(encoded(outcome), flush=True)
                 elif not outcome.is_well or outcome.detail:
                     refusals += 1
                     _report(outcome, refusals)
@@ -202,12 +192,12 @@ def replay(
     said = (
         ", ".join(f"{count} {_WORDS[result]}" for result, count in sorted(tally.items())) or "nothing to send"
     )
-    print(
-        f"gatewatch dead-letters: {said}" if json_lines else said,
-        file=sys.stderr if json_lines else sys.stdout,
-    )
+    if json_lines:
+        say(_NAME, said)
+    else:
+        print(said)
     if problem is not None:
-        _say(problem)
+        say(_NAME, problem)
     if problem is not None or any(tally.get(result) for result in ("refused", "unknown", "failed")):
         raise typer.Exit(1)
 
@@ -225,9 +215,9 @@ _WORDS: Final = {
 def _report(outcome: Outcome, number: int) -> None:
     if number <= _SHOWN_REFUSALS:
         what = f"{outcome.reason}: " if outcome.reason else ""
-        _say(f"{outcome.id}: {what}{outcome.detail}")
+        say(_NAME, f"{outcome.id}: {what}{outcome.detail}")
     elif number == _SHOWN_REFUSALS + 1:
-        _say("there are more; --json writes what became of each")
+        say(_NAME, "there are more; --json writes what became of each")
 
 
 # -- where they are ----------------------------------------------------------------------------
@@ -238,7 +228,7 @@ def _letters(data: Path | None) -> Iterator[tuple[DeadLetters, Any]]:
     """The dead letters of a running stack, or of the addresses in the environment."""
     import logging
 
-    from sinks.clickhouse import Sink, SinkError
+    from sinks.clickhouse import Sink
     from streams.dead_letter import DeadLetterError, DeadLetters
     from streams.setting import Secret, SettingError, Settings
     from streams.topic import TopicError
@@ -249,17 +239,17 @@ def _letters(data: Path | None) -> Iterator[tuple[DeadLetters, Any]]:
     try:
         settings = Settings.from_environment()
     except SettingError as error:
-        _wrong_usage(str(error))
+        wrong_usage(_NAME, str(error))
     if data is not None:
         from streams.stack import running_stack
 
         state = running_stack(data)
         if state is None:
-            _wrong_usage(f"nothing runs over {data}; start it with `gatewatch up --data {data}`")
+            wrong_usage(_NAME, f"nothing runs over {data}; start it with `gatewatch up --data {data}`")
         try:
             token = (data / "engine.token").read_text("ascii").strip()
         except OSError as error:
-            _wrong_usage(f"cannot read {data / 'engine.token'}: {error.strerror}; only its owner may")
+            wrong_usage(_NAME, f"cannot read {data / 'engine.token'}: {error.strerror}; only its owner may")
         settings = dataclasses.replace(
             settings,
             kafka=state["bootstrap"],
@@ -267,46 +257,21 @@ def _letters(data: Path | None) -> Iterator[tuple[DeadLetters, Any]]:
             clickhouse_user="writer",
             clickhouse_password=Secret(token),
         )
-    sink = None
-    try:
-        sink = Sink(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password.reveal())
-        yield DeadLetters(sink, settings), sink
-    except SinkError as error:
-        _say(f"{error}; see what answers with `gatewatch doctor`")
-        raise typer.Exit(1) from None
-    except (DeadLetterError, TopicError) as error:
-        _say(str(error))
-        raise typer.Exit(1) from None
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain again when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    except KeyboardInterrupt:
-        _say("interrupted; what was about to be sent can be sent again in a minute")
-        raise typer.Exit(130) from None
-    finally:
-        if sink is not None:
-            sink.close()
+    with failures_said(_NAME, "interrupted; what was about to be sent can be sent again in a minute"):
+        try:
+            with contextlib.closing(
+                Sink(settings.clickhouse_url, settings.clickhouse_user, settings.clickhouse_password.reveal())
+            ) as sink:
+                yield DeadLetters(sink, settings), sink
+        except (DeadLetterError, TopicError) as error:
+            fail(_NAME, str(error))
 
 
 def _filter(reasons: list[str] | None, since: str | None, sent: bool) -> DeadLetterFilter:
     from sinks.dead_letter import DeadLetterFilter
 
-    return DeadLetterFilter(tuple(reasons or ()), 0 if since is None else _since_ms(since), sent)
-
-
-def _since_ms(text: str) -> int:
-    from traffic.incident import seconds
-
-    try:
-        try:
-            at_s = time.time() - seconds(text.removeprefix("-"))
-        except ValueError:
-            moment = datetime.fromisoformat(text)
-            at_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        return max(0, round(at_s * 1000))
-    except (ValueError, OverflowError):
-        _wrong_usage(f"--since {text!r} is no time; write an age like 24h or a date like 2026-01-31T12:00")
+    since_ms = 0 if since is None else moment_ms(_NAME, "--since", since, time.time_ns() // 1_000_000)
+    return DeadLetterFilter(tuple(reasons or ()), since_ms, sent)
 
 
 # -- what is written ---------------------------------------------------------------------------
@@ -317,7 +282,7 @@ def _letter_row(address: Address, letter: StoredLetter) -> dict[str, Any]:
 
     return {
         "id": str(address),
-        "received": _iso(letter.appended_ms),
+        "received": iso_text(letter.appended_ms),
         "size": letter.size,
         "state": {SENDING: "being sent", SENT: "sent again"}.get(letter.state, "dead"),
         "reason": letter.reason,
@@ -330,38 +295,24 @@ def _reason_row(count: ReasonCount) -> dict[str, Any]:
         "reason": count.reason,
         "letters": count.letters,
         "bytes": count.bytes,
-        "first": _iso(count.first_ms),
-        "last": _iso(count.last_ms),
+        "first": iso_text(count.first_ms),
+        "last": iso_text(count.last_ms),
     }
-
-
-def _print_rows(output: Format, rows: list[dict[str, Any]]) -> None:
-    if output is Format.JSON:
-        for row in rows:
-            print(_encode(row))
-    elif not rows:
-        print("no dead letters")
-    else:
-        texts = [list(rows[0]), *([_escaped(str(value)) for value in row.values()] for row in rows)]
-        wide = [max(len(line[column]) for line in texts) for column in range(len(texts[0]))]
-        for line in texts:
-            print("  ".join(f"{text:<{width}}" for text, width in zip(line, wide, strict=True)).rstrip())
-    sys.stdout.flush()
 
 
 def _as_text(shown: Shown) -> str:
     lines = [
         f"id        {shown.address}",
-        f"received  {_iso(shown.appended_ms)}",
+        f"received  {iso_text(shown.appended_ms)}",
         f"reason    {shown.reason}",
-        f"detail    {_escaped(shown.detail)}",
+        f"detail    {visible(shown.detail)}",
         f"size      {shown.size} bytes" + (f", here the first {len(shown.value)}" if shown.missing else ""),
     ]
     if shown.sent_ms:
-        lines.append(f"sent      again at {_iso(shown.sent_ms)}")
+        lines.append(f"sent      again at {iso_text(shown.sent_ms)}")
     if not shown.is_stored:
         lines.append("stored    not by any worker: read from Kafka")
-    return "\n".join([*lines, "", _escaped(shown.value.decode("utf-8", "backslashreplace"))])
+    return "\n".join([*lines, "", visible(shown.value.decode("utf-8", "backslashreplace"))])
 
 
 def _as_json(shown: Shown) -> str:
@@ -377,36 +328,19 @@ def _as_json(shown: Shown) -> str:
         "size": shown.size,
     }
     if shown.missing:
-        return _encode(body | {"missing": shown.missing})
+        return encoded(body | {"missing": shown.missing})
     try:
         text = shown.value.decode()
     except UnicodeDecodeError:
-        return _encode(body | {"line_base64": base64.b64encode(shown.value).decode()})
+        return encoded(body | {"line_base64": base64.b64encode(shown.value).decode()})
     try:
         decoded = msgspec.json.decode(shown.value)
     except (msgspec.DecodeError, RecursionError, ValueError, OverflowError):
         decoded = None
     if isinstance(decoded, dict) and "\r" not in text:
         # As it stands, not decoded and encoded: numbers and repeated keys would change.
-        return _encode(body | {"line": msgspec.Raw(shown.value)})
-    return _encode(body | {"line": text})
-
-
-def _encode(value: Any) -> str:
-    import msgspec
-
-    return msgspec.json.encode(value).decode()
-
-
-def _escaped(text: str) -> str:
-    """Text without anything that a terminal would obey."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
-
-
-def _iso(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return encoded(body | {"line": msgspec.Raw(shown.value)})
+    return encoded(body | {"line": text})
 
 
 # -- what is read ------------------------------------------------------------------------------
@@ -418,7 +352,7 @@ def _repaired(file: str) -> list[tuple[str, bytes | None]]:
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        _wrong_usage(f"cannot read {file}: {error.strerror}")
+        wrong_usage(_NAME, f"cannot read {file}: {error.strerror}")
     return [
         _read_repaired(line, f"line {number} of {name}")
         for number, line in enumerate(content.split(b"\n"), 1)
@@ -444,16 +378,8 @@ def _read_repaired(text: bytes, place: str) -> tuple[str, bytes]:
         return letter, line
     except (KeyError, msgspec.DecodeError, RecursionError, ValueError) as error:
         wrong = f"has no {error.args[0]}" if isinstance(error, KeyError) else "cannot be read"
-        _wrong_usage(
+        wrong_usage(
+            _NAME,
             f'{place} {wrong}; write {{"id": "...", "line": an object or a string}}, as `show --json` does. '
-            "Nothing was sent"
+            "Nothing was sent",
         )
-
-
-def _say(message: str) -> None:
-    print(f"gatewatch dead-letters: {message}", file=sys.stderr, flush=True)
-
-
-def _wrong_usage(message: str) -> NoReturn:
-    _say(message)
-    raise typer.Exit(2)

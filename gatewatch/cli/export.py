@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
 import re
 import signal
 import sys
@@ -16,6 +14,10 @@ from typing import IO, TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
+from gatewatch.cli.connection import Data, Url, failures_said, opened
+from gatewatch.cli.message import CommandError, fail, say, wrong_usage
+from gatewatch.cli.row import visible
+
 if TYPE_CHECKING:
     from gatewatch.price_book import PriceBook
     from sinks.clickhouse import Sink
@@ -24,11 +26,12 @@ if TYPE_CHECKING:
 
 commands = typer.Typer(no_args_is_help=True, help="Stored calls in the formats of other tools.")
 
-_INTERRUPTED: Final = 130
+_NAME: Final = "export"
 _TERMINATED: Final = 143
 _NAMED: Final = 5
 """Models without a price that are named; the others are counted."""
 _TIMEOUT_S: Final = 600
+_TOO_MUCH: Final = (159, 241)  # TIMEOUT_EXCEEDED, MEMORY_LIMIT_EXCEEDED
 
 
 class Format(StrEnum):
@@ -43,10 +46,6 @@ class Grain(StrEnum):
 
     DAY = "day"
     HOUR = "hour"
-
-
-class _RefusedError(Exception):
-    """What was asked for cannot be given; nothing is left behind."""
 
 
 @commands.callback()
@@ -93,8 +92,8 @@ def focus(
     fail_on_unpriced: Annotated[
         bool, typer.Option("--fail-on-unpriced", help="Write no file when calls have no price; end with 1.")
     ] = False,
-    url: Annotated[str | None, typer.Option("--url", help="ClickHouse's HTTP interface.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory, running or at rest.")] = None,
+    url: Url = None,
+    data: Data = None,
     user: Annotated[str, typer.Option("--user", help="reader or writer, or a server's user.")] = "reader",
     password: Annotated[
         str | None, typer.Option("--password", help="Better by environment: see gatewatch query.")
@@ -111,76 +110,69 @@ def focus(
     start, end = _time(month, from_, to)
     chosen = format_ or (Format.PARQUET if output.endswith(".parquet") else Format.CSV)
     if chosen is Format.PARQUET and output == "-" and sys.stdout.isatty():
-        _wrong_usage("Parquet is no text for a terminal: name a file with --output")
+        wrong_usage(_NAME, "Parquet is no text for a terminal: name a file with --output")
     for name, value in (("--issuer", issuer), ("--billing-account", billing_account)):
         if not value.strip():
-            _wrong_usage(f"{name} is empty, which the specification does not allow")
+            wrong_usage(_NAME, f"{name} is empty, which the specification does not allow")
     if metadata is not None and output != "-" and metadata.resolve() == Path(output).resolve():
-        _wrong_usage("--metadata and --output name the same file")
-    from gatewatch.cli.query import QueryError, password_of, served_address
-    from gatewatch.price_table import PriceError
-    from sinks.clickhouse import Sink, SinkError
+        wrong_usage(_NAME, "--metadata and --output name the same file")
+    from sinks.clickhouse import SinkError
     from sinks.focus.charge import ExportError, Summary, charges, periods
     from sinks.focus.column import metadata as metadata_of
     from sinks.focus.file import CsvFile, ParquetFile, new_file
 
-    # What their clients have to say about an address that does not answer is said by the error.
-    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
     summary = Summary()
     written_at = datetime.now(UTC)
-    try:
-        with contextlib.ExitStack() as stack:
-            # Unfinished files go when it is asked to end, too.
-            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
-            target: IO[bytes] = sys.stdout.buffer
-            if output != "-":
-                target = stack.enter_context(new_file(Path(output), force=force))
-            if metadata is not None:
-                said = metadata_of(written_at=written_at, start=start, end=end, grain=grain.value)
-                beside = stack.enter_context(new_file(metadata, force=force))
-                beside.write(json.dumps(said, indent=2).encode() + b"\n")
-            address, directory = stack.enter_context(served_address(url, data, "export"))
-            secret = password if password is not None else password_of(user, directory)
-            sink = Sink(address, user, secret, timeout_s=_TIMEOUT_S)
-            stack.callback(sink.close)
-            book, listed = _prices(sink)
-            file: RowFile = (CsvFile if chosen is Format.CSV else ParquetFile)(target)
-            spans = periods(start, end, grain.value)
-            for number, (first, last) in enumerate(spans, 1):
-                _progress(f"{first:%Y-%m-%d %H:%M}, {number} of {len(spans)}")
-                for rows in charges(
-                    sink,
-                    first,
-                    last,
-                    book=book,
-                    listed=listed,
-                    summary=summary,
-                    issuer=issuer,
-                    billing_account=billing_account,
-                    tags=tag or (),
-                ):
-                    file.write(rows)
-            file.close()
-            target.flush()
-            _progress("")
-            if fail_on_unpriced and summary.calls["unpriced"]:
-                raise _RefusedError(f"{_unpriced(summary)}; nothing was written to a file")
-    except FileExistsError as error:
-        there = error.filename2 or error.filename
-        _fail(f"{there} is there already: choose another name, or --force, which replaces files")
-    except PriceError as error:
-        _fail(f"{error}; a later release may have made this version of the prices")
-    except (QueryError, SinkError, ExportError, _RefusedError) as error:
-        _fail(_advice(str(error), getattr(error, "code", None)))
-    except BrokenPipeError:
-        # The reader of our output has seen enough, `| head` for one.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    except OSError as error:
-        _fail(f"cannot write {error.filename or output}: {error.strerror}")
-    except KeyboardInterrupt:
-        _say("cancelled")
-        raise typer.Exit(_INTERRUPTED) from None
+    with failures_said(_NAME, "cancelled"):
+        try:
+            with contextlib.ExitStack() as stack:
+                # Unfinished files go when it is asked to end, too.
+                stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _terminate))
+                # What is being done makes room for what went wrong.
+                stack.callback(_progress, "")
+                target: IO[bytes] = sys.stdout.buffer
+                if output != "-":
+                    target = stack.enter_context(new_file(Path(output), force=force))
+                if metadata is not None:
+                    said = metadata_of(written_at=written_at, start=start, end=end, grain=grain.value)
+                    beside = stack.enter_context(new_file(metadata, force=force))
+                    beside.write(json.dumps(said, indent=2).encode() + b"\n")
+                connection = opened(_NAME, data, url=url, user=user, password=password, timeout_s=_TIMEOUT_S)
+                sink = stack.enter_context(connection)
+                book, listed = _prices(sink)
+                file: RowFile = (CsvFile if chosen is Format.CSV else ParquetFile)(target)
+                spans = periods(start, end, grain.value)
+                for number, (first, last) in enumerate(spans, 1):
+                    _progress(f"{first:%Y-%m-%d %H:%M}, {number} of {len(spans)}")
+                    for rows in charges(
+                        sink,
+                        first,
+                        last,
+                        book=book,
+                        listed=listed,
+                        summary=summary,
+                        issuer=issuer,
+                        billing_account=billing_account,
+                        tags=tag or (),
+                    ):
+                        file.write(rows)
+                file.close()
+                target.flush()
+                if fail_on_unpriced and summary.calls["unpriced"]:
+                    raise CommandError(f"{_unpriced(summary)}; nothing was written to a file")
+        except FileExistsError as error:
+            there = error.filename2 or error.filename
+            fail(_NAME, f"{there} is there already: choose another name, or --force, which replaces files")
+        except ExportError as error:
+            fail(_NAME, str(error))
+        except SinkError as error:
+            if error.code not in _TOO_MUCH:
+                raise
+            fail(_NAME, f"{error} (--grain hour asks for less at once; --user writer has no limits)")
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            fail(_NAME, f"cannot write {error.filename or output}: {error.strerror}")
     _report(summary)
 
 
@@ -200,17 +192,17 @@ def _prices(sink: Sink) -> tuple[PriceBook, PriceBook]:
 
 def _time(month: str | None, from_: str | None, to: str | None) -> tuple[datetime, datetime]:
     if (month is None) == (from_ is None and to is None):
-        _wrong_usage("say which time, in one way: --month, or --from and --to")
+        wrong_usage(_NAME, "say which time, in one way: --month, or --from and --to")
     if month is not None:
         if not re.fullmatch(r"\d{4}-\d{2}", month, re.ASCII):
-            _wrong_usage(f"--month {month!r} is no month; write it as 2026-11")
+            wrong_usage(_NAME, f"--month {month!r} is no month; write it as 2026-11")
         start = _day("--month", f"{month}-01")
         return start, (start + timedelta(days=32)).replace(day=1)
     if from_ is None or to is None:
-        _wrong_usage("--from and --to go together")
+        wrong_usage(_NAME, "--from and --to go together")
     start, end = _day("--from", from_), _day("--to", to)
     if start >= end:
-        _wrong_usage(f"--from {from_} is not before --to {to}")
+        wrong_usage(_NAME, f"--from {from_} is not before --to {to}")
     return start, end
 
 
@@ -218,22 +210,16 @@ def _day(option: str, text: str) -> datetime:
     try:
         day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError:
-        _wrong_usage(f"{option} {text!r} is no day; write it as 2026-11-01")
+        wrong_usage(_NAME, f"{option} {text!r} is no day; write it as 2026-11-01")
     # What the engine's dates can hold, and a year beyond it less.
     if not 1970 <= day.year < 2100:
-        _wrong_usage(f"{option} {text!r} is not between 1970 and 2100")
+        wrong_usage(_NAME, f"{option} {text!r} is not between 1970 and 2100")
     return day
-
-
-def _advice(message: str, code: int | None) -> str:
-    if code in (159, 241):  # TIMEOUT_EXCEEDED, MEMORY_LIMIT_EXCEEDED
-        return f"{message} (--grain hour asks for less at once; --user writer has no limits)"
-    return message
 
 
 def _unpriced(summary: Summary) -> str:
     most = summary.unpriced.most_common(_NAMED)
-    names = ", ".join(f"{_plain('/'.join(names))} ({calls})" for names, calls in most)
+    names = ", ".join(f"{visible('/'.join(names))} ({calls})" for names, calls in most)
     rest = len(summary.unpriced) - len(most)
     more = f" and {rest} more models" if rest else ""
     return (
@@ -246,17 +232,18 @@ def _report(summary: Summary) -> None:
     from gatewatch.money import usd
 
     priced = sum(calls for status, calls in summary.calls.items() if status not in ("", "unpriced"))
-    _say(f"{summary.rows} rows of {priced} calls, {usd(summary.cost_nano_usd * 1000)} USD")
+    say(_NAME, f"{summary.rows} rows of {priced} calls, {usd(summary.cost_nano_usd * 1000)} USD")
     if summary.calls["unpriced"]:
-        _say(_unpriced(summary) + " (--fail-on-unpriced refuses such a time)")
+        say(_NAME, _unpriced(summary) + " (--fail-on-unpriced refuses such a time)")
     if summary.calls["partial"]:
-        _say(f"{summary.calls['partial']} calls are priced in part; x_CostStatus says which rows")
+        say(_NAME, f"{summary.calls['partial']} calls are priced in part; x_CostStatus says which rows")
     if summary.calls[""]:
-        _say(f"{summary.calls['']} calls have not ended, as far as is known, and are in no row")
+        say(_NAME, f"{summary.calls['']} calls have not ended, as far as is known, and are in no row")
     if summary.no_unit_price_nano_usd:
-        _say(
+        say(
+            _NAME,
             f"{usd(summary.no_unit_price_nano_usd * 1000)} USD of it were priced by other prices than those "
-            "at hand: their rows have no unit price (x_UnitPriceSource is cost)"
+            "at hand: their rows have no unit price (x_UnitPriceSource is cost)",
         )
 
 
@@ -267,22 +254,3 @@ def _progress(text: str) -> None:
 
 def _terminate(number: int, frame: object) -> NoReturn:
     raise SystemExit(_TERMINATED)
-
-
-def _plain(text: str) -> str:
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def _say(message: str) -> None:
-    print(f"gatewatch export: {message}", file=sys.stderr, flush=True)
-
-
-def _fail(message: str) -> NoReturn:
-    _progress("")
-    _say(message)
-    raise typer.Exit(1) from None
-
-
-def _wrong_usage(message: str) -> NoReturn:
-    _say(message)
-    raise typer.Exit(2)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, connected, say, wrong_usage
+from gatewatch.cli.connection import Data, connected
+from gatewatch.cli.message import fail, say, wrong_usage
 from gatewatch.cli.row import Format, Output, print_rows
 
 if TYPE_CHECKING:
@@ -123,8 +124,7 @@ def remove(
         chosen = [rate for rate in rates if rate.rate_id == rate_id and only_s in (None, rate.valid_from_s)]
         if not chosen:
             known = ", ".join(sorted({rate.rate_id for rate in rates})) or "none"
-            say(_NAME, f"there is no such rate {rate_id!r}; in use: {known}")
-            raise typer.Exit(1)
+            fail(_NAME, f"there is no such rate {rate_id!r}; in use: {known}")
         for rate in chosen:
             revision = max(now_ms, rate.revision + 1)
             save_rate(sink, msgspec.structs.replace(rate, removed=True, revision=revision))

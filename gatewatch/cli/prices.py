@@ -9,13 +9,16 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+
+from gatewatch.cli.connection import Data, advised, failures_said, moment_ms, opened
+from gatewatch.cli.message import CommandError, fail, say, wrong_usage
+from gatewatch.cli.row import CsvFormat, CsvOutput, decimal_text, iso_text, print_rows
 
 if TYPE_CHECKING:
     from gatewatch.contract import Contract
@@ -31,17 +34,10 @@ commands = typer.Typer(
     help="The prices, in versions with dates: list, compare, import, and check them against a second list.",
 )
 
+_NAME: Final = "prices"
 _TABLE_ROWS: Final = 1000
 _CHANGES_SHOWN: Final = 20
 _FILE_MOST: Final = 64 << 20
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
 
 
 class Kind(StrEnum):
@@ -49,19 +45,6 @@ class Kind(StrEnum):
 
     CONTRACTS = "contracts"
     GENAI_PRICES = "genai-prices"
-
-
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="The store of the `gatewatch up` of this directory, not of the GATEWATCH_... variables.",
-        show_default=False,
-    ),
-]
-Output = Annotated[
-    Format | None,
-    typer.Option("--format", help="Default: table on a terminal, json (one object a line) in a pipe."),
-]
 
 
 @commands.command("list")
@@ -81,7 +64,7 @@ def list_(
         typer.Option(min=1, help="Of this version, not of the one in effect.", show_default=False),
     ] = None,
     versions: Annotated[bool, typer.Option("--versions", help="The versions, not their rates.")] = False,
-    output: Output = None,
+    output: CsvOutput = None,
     data: Data = None,
 ) -> None:
     """List rates, each with its dates and where it comes from.
@@ -91,30 +74,29 @@ def list_(
     from gatewatch.price_row import price_rows
 
     if history and at is not None:
-        _wrong_usage("--history is of all times: leave --at out")
-    at_ms = _now_ms() if at is None else _time_ms("--at", at)
+        wrong_usage(_NAME, "--history is of all times: leave --at out")
+    at_ms = _now_ms() if at is None else moment_ms(_NAME, "--at", at, _now_ms())
     with _ledger(data) as ledger:
         if versions:
-            _print_rows(output, [_version_row(known, ledger.in_effect) for known in ledger.versions])
+            _print(output, [_version_row(known, ledger.in_effect) for known in ledger.versions])
             return
         book = ledger.book(version)
         rows = price_rows(book)
-    if provider is not None:
-        known = book.provider_id(provider) or provider.lower()
-        rows = [row for row in rows if row.provider in (known, provider)]
-    if model is not None:
-        rows = _of_model(book, rows, provider, model, at_ms)
-    if not history:
-        rows = [
-            row
-            for row in rows
-            if (row.valid_from_ms is None or row.valid_from_ms <= at_ms)
-            and (row.valid_to_ms is None or at_ms < row.valid_to_ms)
-        ]
-    if not rows:
-        _say(f"no rate is listed for that{_nearest(book, provider, model)}")
-        raise typer.Exit(1)
-    _print_rows(output, [_rate_row(row) for row in rows])
+        if provider is not None:
+            known = book.provider_id(provider) or provider.lower()
+            rows = [row for row in rows if row.provider in (known, provider)]
+        if model is not None:
+            rows = _of_model(book, rows, provider, model, at_ms)
+        if not history:
+            rows = [
+                row
+                for row in rows
+                if (row.valid_from_ms is None or row.valid_from_ms <= at_ms)
+                and (row.valid_to_ms is None or at_ms < row.valid_to_ms)
+            ]
+        if not rows:
+            fail(_NAME, f"no rate is listed for that{_nearest(book, provider, model)}")
+        _print(output, [_rate_row(row) for row in rows])
 
 
 @commands.command()
@@ -123,7 +105,7 @@ def diff(
         int | None, typer.Argument(min=1, help="A version; the one before the newest if left out.")
     ] = None,
     after: Annotated[int | None, typer.Argument(min=1, help="A version; the newest if left out.")] = None,
-    output: Output = None,
+    output: CsvOutput = None,
     data: Data = None,
 ) -> None:
     """Compare two versions, rate by rate.
@@ -135,8 +117,8 @@ def diff(
         after = after or newest
         before = before or max(1, after - 1)
         rows = _changes(ledger.book(before), ledger.book(after))
-    _print_rows(output, rows)
-    _say(_counted(rows) + f" from version {before} to version {after}")
+        _print(output, rows)
+        say(_NAME, _counted(rows) + f" from version {before} to version {after}")
 
 
 @commands.command("import")
@@ -172,8 +154,10 @@ def import_(
     from sinks.price import PriceRaceError, fill_rows, make_version
 
     if len(note) > 500 or not note.isprintable():
-        _wrong_usage("--note is longer than 500 characters or holds a control character")
-    takes_effect_ms = None if takes_effect is None else _time_ms("--takes-effect", takes_effect)
+        wrong_usage(_NAME, "--note is longer than 500 characters or holds a control character")
+    takes_effect_ms = (
+        None if takes_effect is None else moment_ms(_NAME, "--takes-effect", takes_effect, _now_ms())
+    )
     content = _read(file)
     name = "standard input" if file == "-" else file
     with _ledger(data, needs_store=not dry_run) as ledger:
@@ -182,13 +166,13 @@ def import_(
             documents = _imported(content, kind, newest)
             book = documents.book()
         except PriceError as error:
-            _wrong_usage(f"{name}: {error}. Nothing was stored")
+            wrong_usage(_NAME, f"{name}: {error}. Nothing was stored")
         for contract in book.contracts:
             _warn_of_strangers(book, contract)
         changes = _changes(newest.book(), book)
         if dry_run:
-            _print_rows(None, changes)
-            _say(f"{_counted(changes)}; nothing was stored")
+            _print(None, changes)
+            say(_NAME, f"{_counted(changes)}; nothing was stored")
             return
         assert ledger.sink is not None
         based_on = ledger.stored[-1] if ledger.stored else None
@@ -197,16 +181,16 @@ def import_(
                 ledger.sink, documents, note=note, based_on=based_on, takes_effect_ms=takes_effect_ms
             )
         except PriceError as error:
-            _wrong_usage(f"{error}. Nothing was stored")
+            wrong_usage(_NAME, f"{error}. Nothing was stored")
         except PriceRaceError as error:
-            _say(str(error))
-            raise typer.Exit(1) from None
+            fail(_NAME, str(error))
         fill_rows(ledger.sink)
     number = made.version.version
     if not made.is_new:
-        _say(f"version {number} holds exactly this already; nothing was stored")
+        say(_NAME, f"version {number} holds exactly this already; nothing was stored")
         return
-    _print_table(changes[:_CHANGES_SHOWN])
+    if changes:
+        print_rows(changes[:_CHANGES_SHOWN], False, "")
     if len(changes) > _CHANGES_SHOWN:
         print(f"... and {len(changes) - _CHANGES_SHOWN} more: gatewatch prices diff")
     begins = _iso(made.version.takes_effect_ms)
@@ -235,7 +219,7 @@ def check(
         int | None,
         typer.Option(min=1, help="Check this version, not the one in effect.", show_default=False),
     ] = None,
-    output: Output = None,
+    output: CsvOutput = None,
     data: Data = None,
 ) -> None:
     """Compare the listed prices with a second list, and say which stored calls a disagreement touches.
@@ -252,16 +236,16 @@ def check(
     try:
         share = Decimal(tolerance) / 100
     except InvalidOperation:
-        _wrong_usage(f"--tolerance {tolerance!r} is no number of per cent")
+        wrong_usage(_NAME, f"--tolerance {tolerance!r} is no number of per cent")
     if not share.is_finite() or not 0 <= share <= 10:
-        _wrong_usage(f"--tolerance {tolerance!r} is not within 0 and 1000 per cent")
-    at_ms = _now_ms() if at is None else _time_ms("--at", at)
+        wrong_usage(_NAME, f"--tolerance {tolerance!r} is not within 0 and 1000 per cent")
+    at_ms = _now_ms() if at is None else moment_ms(_NAME, "--at", at, _now_ms())
     content = _read(file)
     with _ledger(data, may_lack_store=True) as ledger:
         try:
             quotes = read_quotes(content, at_ms)
         except PriceError as error:
-            _wrong_usage(f"{'standard input' if file == '-' else file}: {error}")
+            wrong_usage(_NAME, f"{'standard input' if file == '-' else file}: {error}")
         book = PriceBook((), ledger.documents(version).tables())
         found = compare(book, quotes, at_ms, share)
         uses = None
@@ -270,15 +254,16 @@ def check(
     rows = [_disagreement_row(item, uses) for item in found.disagreements]
     rows.sort(key=lambda row: (-(row["cost_usd"] or 0), -(row["calls"] or 0)))
     if rows:
-        _print_rows(output, rows)
+        _print(output, rows)
     touched = ""
     if uses is None and rows:
         touched = "; no store was asked which calls they touch"
     elif rows:
         touched = f"; calls and cost_usd are those of the last {days} days that each touches"
-    _say(
+    say(
+        _NAME,
         f"{found.equal} rates are equal within {tolerance} %, {found.different} are not ({len(rows)} rows); "
-        f"{found.unknown_models} models of the file have no price here{touched}"
+        f"{found.unknown_models} models of the file have no price here{touched}",
     )
     if rows:
         raise typer.Exit(1)
@@ -317,7 +302,7 @@ class _Ledger:
 
         number = version or self.in_effect
         if number not in {known.version for known in self.versions}:
-            _wrong_usage(f"there is no version {number}; versions are 1 to {self.versions[-1].version}")
+            wrong_usage(_NAME, f"there is no version {number}; versions are 1 to {self.versions[-1].version}")
         if self.sink is None or not self.stored:
             return PriceDocuments.of_package()
         documents = read_version(self.sink, number)
@@ -331,8 +316,7 @@ class _Ledger:
         try:
             return self.documents(version).book()
         except PriceError as error:
-            _say(f"version {version or self.in_effect}: {error}; a later release may have made it")
-            raise typer.Exit(1) from None
+            fail(_NAME, f"version {version or self.in_effect}: {error}; a later release may have made it")
 
 
 @contextlib.contextmanager
@@ -344,63 +328,23 @@ def _ledger(
     Where no store was named and none answers, that of the package, unless one is needed; ``may_lack_store``
     does without one that was named, too.
     """
-    import logging
-
     from sinks.clickhouse import SinkError
     from sinks.price import read_versions
 
-    # What its client has to say about an address that does not answer is said by the error.
-    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-    sink = None
     named = data is not None or "GATEWATCH_CLICKHOUSE_URL" in os.environ
-    try:
+    with failures_said(_NAME), contextlib.ExitStack() as stack:
+        sink: Sink | None = None
+        stored: list[PriceVersion] = []
         try:
-            sink = _connect(data)
+            sink = stack.enter_context(opened(_NAME, data))
             stored = read_versions(sink)
-        except SinkError as error:
-            hint = "run `gatewatch migrate`" if error.code in (60, 81) else "see `gatewatch doctor`"
+        except (CommandError, SinkError) as error:
             if needs_store or (named and not may_lack_store):
-                _say(f"{error}; {hint}")
-                raise typer.Exit(1) from None
-            _say(f"{error}: these are the package's own prices, without contracts ({hint})")
-            if sink is not None:
-                sink.close()
-            sink, stored = None, []
+                raise
+            why = advised(error) if isinstance(error, SinkError) else str(error)
+            say(_NAME, f"these are the package's own prices, without contracts: {why}")
+            sink = None
         yield _Ledger(sink, stored)
-    except SinkError as error:
-        _say(f"{error}; see what answers with `gatewatch doctor`")
-        raise typer.Exit(1) from None
-    except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain again when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-    finally:
-        if sink is not None:
-            sink.close()
-
-
-def _connect(data: Path | None) -> Sink:
-    from sinks.clickhouse import Sink
-    from streams.setting import SettingError, Settings
-
-    try:
-        settings = Settings.from_environment()
-    except SettingError as error:
-        _wrong_usage(str(error))
-    url, user = settings.clickhouse_url, settings.clickhouse_user
-    password = settings.clickhouse_password.reveal()
-    if data is not None:
-        from streams.stack import running_stack
-
-        state = running_stack(data)
-        if state is None:
-            _wrong_usage(f"nothing runs over {data}; start it with `gatewatch up --data {data}`")
-        url, user = state["engine_url"], "writer"
-        try:
-            password = (data / "engine.token").read_text("ascii").strip()
-        except OSError as error:
-            _wrong_usage(f"cannot read {data / 'engine.token'}: {error.strerror}; only its owner may")
-    return Sink(url, user, password)
 
 
 def _imported(content: bytes, kind: Kind | None, newest: PriceDocuments) -> PriceDocuments:
@@ -432,9 +376,10 @@ def _warn_of_strangers(book: PriceBook, contract: Contract) -> None:
         if provider and book.provider_id(provider) is None:
             near = book.nearest(Unpriced("", name=provider.strip().lower()))
             if near:
-                _say(
+                say(
+                    _NAME,
                     f"contract {contract.contract_id}: the list has no provider {provider!r} (there is "
-                    f"{', '.join(near)}); the row is only for calls whose provider is named so"
+                    f"{', '.join(near)}); the row is only for calls whose provider is named so",
                 )
 
 
@@ -505,7 +450,7 @@ def _rate_row(row: PriceRow) -> dict[str, Any]:
 
 def _amount(row: PriceRow) -> str:
     if row.usd_per_unit is not None:
-        return _plain(row.usd_per_unit)
+        return decimal_text(row.usd_per_unit)
     return row.same_as or f"{Decimal(row.adjust_bp) / 100:+f} %"
 
 
@@ -600,8 +545,8 @@ def _disagreement_row(item: Disagreement, uses: _Uses | None) -> dict[str, Any]:
         "price_id": item.price_id,
         "component": item.component,
         "above_input_tokens": item.above_input_tokens,
-        "ours_usd_per_million": _plain(Decimal(item.ours_pico_usd).scaleb(-6)),
-        "theirs_usd_per_million": _plain(item.theirs_pico_usd.scaleb(-6)),
+        "ours_usd_per_million": decimal_text(Decimal(item.ours_pico_usd).scaleb(-6)),
+        "theirs_usd_per_million": decimal_text(item.theirs_pico_usd.scaleb(-6)),
         "percent": None if change is None else f"{change * 100:+.2f}",
         "calls": calls,
         "cost_usd": usd,
@@ -616,82 +561,31 @@ def _read(file: str) -> bytes:
     try:
         content = sys.stdin.buffer.read(_FILE_MOST + 1) if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        _wrong_usage(f"cannot read {file}: {error.strerror}")
+        wrong_usage(_NAME, f"cannot read {file}: {error.strerror}")
     if len(content) > _FILE_MOST:
-        _wrong_usage(f"{file} is larger than {_FILE_MOST >> 20} MiB, which no list of prices is")
+        wrong_usage(_NAME, f"{file} is larger than {_FILE_MOST >> 20} MiB, which no list of prices is")
     return content
-
-
-def _time_ms(option: str, text: str) -> int:
-    try:
-        at = datetime.fromisoformat(text.strip())
-        at = at.replace(tzinfo=UTC) if at.tzinfo is None else at
-        at_ms = round(at.timestamp() * 1000)
-    except (ValueError, OverflowError):
-        _wrong_usage(f"{option} {text!r} is no day or time; write 2026-12-01 or 2026-12-01T09:00")
-    if not 0 <= at_ms <= 9_223_372_036_854:
-        _wrong_usage(f"{option} {text!r} is before 1970 or after 2262")
-    return at_ms
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _print_rows(output: Format | None, rows: list[dict[str, Any]]) -> None:
-    chosen = output or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
-    if chosen is Format.JSON:
-        import msgspec
-
-        for row in rows:
-            print(msgspec.json.encode(row).decode())
-    elif chosen is Format.CSV and rows:
+def _print(output: CsvFormat | None, rows: list[dict[str, Any]]) -> None:
+    chosen = output or (CsvFormat.TABLE if sys.stdout.isatty() else CsvFormat.JSON)
+    if chosen is CsvFormat.CSV and rows:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(rows[0])
         writer.writerows(["" if value is None else value for value in row.values()] for row in rows)
-    elif chosen is Format.TABLE:
-        _print_table(rows[:_TABLE_ROWS])
+        sys.stdout.flush()
+    elif chosen is CsvFormat.JSON:
+        print_rows(rows, True, "")
+    elif rows:
+        print_rows(rows[:_TABLE_ROWS], False, "")
         if len(rows) > _TABLE_ROWS:
-            print(
-                f"{len(rows) - _TABLE_ROWS} more rows are not shown: say which, or use --format csv",
-                file=sys.stderr,
-            )
-    sys.stdout.flush()
-
-
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Columns as wide as they must be; those in which all rows are empty are left out."""
-    if not rows:
-        return
-    shown = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
-    texts = [shown, *([_visible(row[name]) for name in shown] for row in rows)]
-    wide = [max(len(line[column]) for line in texts) for column in range(len(shown))]
-    for line in texts:
-        print("  ".join(f"{text:<{width}}" for text, width in zip(line, wide, strict=True)).rstrip())
-
-
-def _visible(value: object) -> str:
-    """A value as text without anything that a terminal would obey."""
-    text = "" if value is None else str(value)
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
-    )
-
-
-def _plain(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+            say(_NAME, f"{len(rows) - _TABLE_ROWS} more rows are not shown: say which, or use --format csv")
 
 
 def _iso(at_ms: int) -> str:
-    text = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    return text.removesuffix("T00:00:00.000+00:00").replace(".000+00:00", "Z").replace("+00:00", "Z")
-
-
-def _say(message: str) -> None:
-    print(f"gatewatch prices: {message}", file=sys.stderr, flush=True)
-
-
-def _wrong_usage(message: str) -> NoReturn:
-    _say(message)
-    raise typer.Exit(2)
+    """As short as it can be: a day where it is one's beginning."""
+    return iso_text(at_ms).removesuffix("T00:00:00.000Z").replace(".000Z", "Z")

@@ -5,52 +5,36 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
 import re
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
-from enum import StrEnum
-from pathlib import Path
 from typing import IO, Annotated, Any, Final
 from urllib.parse import urlencode, urlsplit
 
 import typer
 
+from gatewatch.cli.connection import Data, Url, failures_said, password_of, served_address
+from gatewatch.cli.message import CommandError, wrong_usage
+from gatewatch.cli.row import CsvFormat, CsvOutput, visible
+
 _TABLE_ROWS: Final = 1000
 _HELD_BACK_BYTES: Final = 1 << 14  # an error in the middle of an answer is shorter
 _CONNECT_TIMEOUT_S: Final = 10
-_INTERRUPTED: Final = 130
-
-
-class Format(StrEnum):
-    """How rows are written."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
 
 
 _CLICKHOUSE: Final = {
-    Format.TABLE: "JSONCompactStringsEachRowWithNamesAndTypes",
-    Format.JSON: "JSONEachRow",
-    Format.CSV: "CSVWithNames",
+    CsvFormat.TABLE: "JSONCompactStringsEachRowWithNamesAndTypes",
+    CsvFormat.JSON: "JSONEachRow",
+    CsvFormat.CSV: "CSVWithNames",
 }
-
-
-class QueryError(Exception):
-    """The query failed; the message says why and what to do."""
 
 
 def command(
     sql: Annotated[str, typer.Argument(help="One statement; - reads it from standard input.")],
-    output: Annotated[
-        Format | None,
-        typer.Option("--format", help="Default: table on a terminal, json (one object a line) in a pipe."),
-    ] = None,
-    url: Annotated[str | None, typer.Option("--url", help="ClickHouse's HTTP interface.")] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="Data directory, running or at rest.")] = None,
+    output: CsvOutput = None,
+    url: Url = None,
+    data: Data = None,
     user: Annotated[str, typer.Option("--user", help="reader or writer, or a server's user.")] = "reader",
     password: Annotated[
         str | None, typer.Option("--password", help="Better by environment, see below.", show_default=False)
@@ -68,101 +52,11 @@ def command(
     """
     text = sys.stdin.read() if sql == "-" else sql
     if not text.strip():
-        print(
-            "gatewatch query: no SQL: give a statement, or - and a statement on standard input",
-            file=sys.stderr,
-        )
-        raise typer.Exit(2)
-    chosen = output or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
-    try:
-        with served_address(url, data, "query") as (address, directory):
-            secret = password if password is not None else password_of(user, directory)
-            _Query(address, user, secret, text).run(chosen)
-    except QueryError as error:
-        print(f"gatewatch query: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        print("gatewatch query: cancelled", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from None
-    except BrokenPipeError:
-        # The reader of our output has seen enough, `| head` for one.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(0) from None
-
-
-@contextlib.contextmanager
-def served_address(url: str | None, data: Path | None, command: str) -> Iterator[tuple[str, Path | None]]:
-    """Where to ask, starting an engine over a directory at rest; and the directory, where there is one.
-
-    Raises
-    ------
-    QueryError
-        There is nothing to ask.
-    typer.Exit
-        A setting is wrong; that is said in the name of the command.
-    """
-    from streams.setting import SettingError, Settings
-
-    try:
-        settings = Settings.from_environment()
-    except SettingError as error:
-        print(f"gatewatch {command}: {error}", file=sys.stderr)
-        raise typer.Exit(2) from None
-    if url is None and data is None and "GATEWATCH_CLICKHOUSE_URL" in os.environ:
-        url = settings.clickhouse_url
-    if url is not None:
-        yield url, data
-        return
-    from sinks.embedded import served_at
-
-    directory = data or settings.data_dir
-    served = served_at(directory)
-    if served:
-        yield served, directory
-        return
-    if served == "":
-        raise QueryError(f"the engine of {directory} is starting or stopping: try again")
-    if not (directory / "engine").is_dir():
-        raise QueryError(
-            f"{directory} holds no data of an engine: name the directory (--data) or a server (--url), "
-            "or start one with gatewatch up"
-        )
-    with _engine_at_rest(directory) as address:
-        yield address, directory
-
-
-@contextlib.contextmanager
-def _engine_at_rest(directory: Path) -> Iterator[str]:
-    """Serve a directory from this process: the same engine, users and limits as when it runs."""
-    from sinks.embedded import EngineInUseError
-    from sinks.engine import Engine, Options
-
-    try:
-        engine = Engine(
-            directory, Options(port=0, reader_password=os.environ.get("GATEWATCH_READER_PASSWORD"))
-        )
-    except EngineInUseError as error:
-        raise QueryError(str(error)) from None
-    except OSError as error:
-        raise QueryError(f"cannot open {directory}: {error.strerror}") from None
-    server = threading.Thread(target=engine.serve, name="engine", daemon=True)
-    server.start()
-    try:
-        yield engine.url
-    finally:
-        engine.stop()
-        server.join(5)
-
-
-def password_of(user: str, directory: Path | None) -> str:
-    """The password of a user as the environment or the data directory has it; empty without one."""
-    if user == "reader":
-        return os.environ.get("GATEWATCH_READER_PASSWORD", "")
-    given = os.environ.get("GATEWATCH_CLICKHOUSE_PASSWORD", "")
-    if not given and user == "writer" and directory is not None:
-        with contextlib.suppress(OSError):
-            given = (directory / "engine.token").read_text().strip()
-    return given
+        wrong_usage("query", "no SQL: give a statement, or - and a statement on standard input")
+    chosen = output or (CsvFormat.TABLE if sys.stdout.isatty() else CsvFormat.JSON)
+    with failures_said("query", "cancelled"), served_address(url, data, "query") as (address, directory):
+        secret = password if password is not None else password_of(user, directory)
+        _Query(address, user, secret, text).run(chosen)
 
 
 class _Query:
@@ -171,7 +65,7 @@ class _Query:
     def __init__(self, url: str, user: str, password: str, sql: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise QueryError(f"{url!r} is no address of a server: http://HOST:PORT is wanted")
+            raise CommandError(f"{url!r} is no address of a server: http://HOST:PORT is wanted")
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port
         self._url = url.rstrip("/")
@@ -179,7 +73,7 @@ class _Query:
         self._sql = sql
         self._query_id = f"gatewatch-query-{uuid.uuid4()}"
 
-    def run(self, output: Format) -> None:
+    def run(self, output: CsvFormat) -> None:
         """Send the query, write its rows to standard output."""
         wanted = _CLICKHOUSE[output]
         parameters = {
@@ -196,10 +90,10 @@ class _Query:
             connection.sock.settimeout(None)  # a query takes its time; Ctrl-C ends it
             response = connection.getresponse()
             if response.status != 200:
-                raise QueryError(_error(response.read().decode("utf-8", "replace")))
+                raise CommandError(_error(response.read().decode("utf-8", "replace")))
             pieces = _pieces(response)
             # A FORMAT clause in the statement wins, and its bytes are passed on as they are.
-            if output is Format.TABLE and response.headers.get("X-ClickHouse-Format", wanted) == wanted:
+            if output is CsvFormat.TABLE and response.headers.get("X-ClickHouse-Format", wanted) == wanted:
                 _print_table(pieces)
             else:
                 _copy(pieces, sys.stdout.buffer)
@@ -210,7 +104,7 @@ class _Query:
             if isinstance(error, BrokenPipeError):
                 raise
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise QueryError(
+            raise CommandError(
                 f"{self._url} does not answer ({reason}): is it running? see --url and --data"
             ) from None
         finally:
@@ -245,13 +139,13 @@ def _pieces(response: http.client.HTTPResponse) -> Iterator[bytes]:
         held += error.partial
         rows, found, rest = held.partition(marker)
         yield rows
-        raise QueryError(
+        raise CommandError(
             _error(rest.decode("utf-8", "replace")) if found else "the answer was cut off"
         ) from None
     rows, found, rest = held.partition(marker) if tag else (held, b"", b"")
     yield rows
     if found:
-        raise QueryError(_error(rest.decode("utf-8", "replace")))
+        raise CommandError(_error(rest.decode("utf-8", "replace")))
 
 
 def _error(text: str) -> str:
@@ -288,7 +182,7 @@ def _print_table(pieces: Iterator[bytes]) -> None:
     types: list[str] = json.loads(next(lines, b"[]"))
     if not names:
         for _ in lines:
-            raise QueryError("the answer is no table: choose --format json or csv")
+            raise CommandError("the answer is no table: choose --format json or csv")
         console.print("Done.", style="dim")
         return
     table = Table()
@@ -297,7 +191,7 @@ def _print_table(pieces: Iterator[bytes]) -> None:
             r"\b(U?Int|Float|Decimal|BFloat)\d*", kind
         ) is not None and "(" not in kind.replace("Nullable(", "").replace("LowCardinality(", "")
         table.add_column(
-            Text(_plain(name)), justify="right" if numeric or kind.startswith("Decimal") else "left"
+            Text(visible(name)), justify="right" if numeric or kind.startswith("Decimal") else "left"
         )
     shown = more = 0
     for line in lines:
@@ -320,9 +214,4 @@ def _cell(value: object, kind: str) -> Any:
     # The formats of strings write NULL so; a text that looks the same is of another type.
     if value is None or (value == "ᴺᵁᴸᴸ" and "Nullable(" in kind):
         return Text("NULL", style="dim")
-    return Text(_plain(value))
-
-
-def _plain(value: object) -> str:
-    """A value as text that cannot steer the terminal: control characters are shown as escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+    return Text(visible(value))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatewatch.cli import sending
+from gatewatch.cli.message import wrong_usage
 
 if TYPE_CHECKING:
     from traffic.replay import Summary
@@ -108,18 +109,18 @@ def command(
             on_skip=report,
         )
     except UnknownFormatError as error:
-        sending.wrong_usage("replay", str(error))
+        wrong_usage("replay", str(error))
     if (keep_time or raw) and start_ms is not None:
-        sending.wrong_usage("replay", "--start cannot apply: --keep-time and --raw leave times as they are")
+        wrong_usage("replay", "--start cannot apply: --keep-time and --raw leave times as they are")
     if keep_time and not trace.absolute:
-        sending.wrong_usage("replay", f"{format_} traces hold no dates to keep; give --start instead")
+        wrong_usage("replay", f"{format_} traces hold no dates to keep; give --start instead")
     if run is not None and not 1 <= len(run) <= 64:
-        sending.wrong_usage("replay", "--run must have 1 to 64 characters")
+        wrong_usage("replay", "--run must have 1 to 64 characters")
     if gateway is not None and not 1 <= len(gateway) <= 256:
-        sending.wrong_usage("replay", "--gateway must have 1 to 256 characters")
+        wrong_usage("replay", "--gateway must have 1 to 256 characters")
     for file in files:
         if file != "-" and not Path(file).is_file():
-            sending.wrong_usage("replay", f"there is no file {file}")
+            wrong_usage("replay", f"there is no file {file}")
 
     def details(summary: Summary) -> dict[str, Any]:
         summary.skipped = trace.skipped_total

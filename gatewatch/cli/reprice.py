@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
-from gatewatch.cli.row import Format, print_rows
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms
+from gatewatch.cli.message import say, wrong_usage
+from gatewatch.cli.row import PipeOutput, is_json, print_rows
 
 if TYPE_CHECKING:
     from sinks.clickhouse import Sink
@@ -48,10 +49,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the difference; nothing is written.")
     ] = False,
-    output: Annotated[
-        Format | None,
-        typer.Option("--format", help="Default: table on a terminal, json (one object a line) in a pipe."),
-    ] = None,
+    output: PipeOutput = None,
     data: Data = None,
 ) -> None:
     """Compute what stored calls cost again, by the newest prices, and show the difference.
@@ -85,7 +83,6 @@ def command(
         models=tuple(model or ()),
         tenants=tuple(tenant or ()),
     )
-    chosen = output or (Format.TABLE if sys.stdout.isatty() else Format.JSON)
     with connected(_NAME, data) as sink:
         _check_names(sink, scope)
         version, book, ahead_ms = newest_prices(sink)
@@ -96,7 +93,7 @@ def command(
             if not dry_run:
                 say(_NAME, "not all is done; running it again completes it")
             raise
-    _print(outcome, chosen, dry_run)
+    _print(outcome, is_json(output), dry_run)
     if ahead_ms:
         say(
             _NAME,
@@ -140,9 +137,9 @@ def _progress(sink: Sink, scope: Scope) -> Iterator[Callable[[int], object]]:
 # -- what is written ---------------------------------------------------------------------------
 
 
-def _print(outcome: Outcome, output: Format, dry_run: bool) -> None:
+def _print(outcome: Outcome, as_json: bool, dry_run: bool) -> None:
     total = _row("total", "", "", _sum(outcome.changes))
-    if output is Format.JSON:
+    if as_json:
         rows = [_row(change.tenant, change.provider, change.model, change) for change in outcome.changes]
         print_rows([{"total": False, **row} for row in rows], True, "")
         nobody = {"tenant": None, "provider": None, "model": None}

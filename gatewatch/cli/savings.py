@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
-from gatewatch.cli.row import Format, Output, nano_text, print_rows, progress
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms
+from gatewatch.cli.message import say, wrong_usage
+from gatewatch.cli.row import Format, Output, iso_text, nano_text, print_rows, progress
 
 _NAME: Final = "savings"
 
@@ -41,7 +42,7 @@ def command(
 
     Kinds: failed and abandoned calls that were paid; retried, attempts that had to be repeated; uncached,
     prompts whose beginning repeats within five minutes and is not read from the cache; batch, calls at the
-    standard tier that nobody waits for; idle, GPUs of one's own. docs/cost.md has the assumptions.
+    standard tier that nobody waits for; idle, GPUs of one's own. docs/spend.md has the assumptions.
 
     Example: gatewatch savings --from 2026-11-01 --to 2026-12-01 --kind uncached --calls
     """
@@ -84,12 +85,10 @@ def command(
 
 
 def _proof(row: dict[str, Any]) -> dict[str, Any]:
-    from datetime import UTC, datetime
-
-    at = datetime.fromtimestamp(row.pop("started_ms") / 1000, UTC).isoformat(timespec="milliseconds")
+    at = iso_text(int(row.pop("started_ms")))
     paid, saved = row.pop("paid_nano_usd"), row.pop("could_save_nano_usd")
     return {
-        "started_at": at.replace("+00:00", "Z"),
+        "started_at": at,
         **row,
         "paid_usd": None if paid is None else nano_text(paid),
         "could_save_usd": None if saved is None else nano_text(saved),

@@ -9,20 +9,16 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 
+from gatewatch.cli.message import say, wrong_usage
+
 if TYPE_CHECKING:
     from traffic.replay import Pace, Sender, Summary
     from traffic.trace import Timed
-
-
-def wrong_usage(command: str, message: str) -> NoReturn:
-    """Say what was asked wrongly, and end with 2."""
-    print(f"gatewatch {command}: {message}", file=sys.stderr)
-    raise typer.Exit(2)
 
 
 def check_speed(command: str, speed: float) -> None:
@@ -117,12 +113,12 @@ def run(
     if json_summary:
         print(msgspec.json.encode(msgspec.to_builtins(summary) | added).decode(), flush=True)
     if summary.ended_by:
-        print(f"gatewatch {command}: {summary.ended_by}; what came before it was sent", file=sys.stderr)
+        say(command, f"{summary.ended_by}; what came before it was sent")
     if summary.dropped or not summary.delivered:
-        print(
-            f"gatewatch {command}: not everything was acknowledged by {where} ({summary.dropped} given up); "
+        say(
+            command,
+            f"not everything was acknowledged by {where} ({summary.dropped} given up); "
             "see whether it runs with `gatewatch doctor`",
-            file=sys.stderr,
         )
     if summary.ended_by or summary.dropped or not summary.delivered:
         raise typer.Exit(1)

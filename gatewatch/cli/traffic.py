@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatewatch.cli import sending
+from gatewatch.cli.message import wrong_usage
 
 if TYPE_CHECKING:
     from traffic.replay import Summary
@@ -80,18 +81,16 @@ def command(
     from traffic.synthetic import Traffic, TrafficError
 
     if rhythm not in ("auto", "daily", "flat"):
-        sending.wrong_usage("traffic", f"--rhythm must be auto, daily or flat, not {rhythm!r}")
+        wrong_usage("traffic", f"--rhythm must be auto, daily or flat, not {rhythm!r}")
     if forever and (flat_out or dry_run):
-        sending.wrong_usage(
-            "traffic", "--forever needs a clock: give --duration with --flat-out or --dry-run"
-        )
+        wrong_usage("traffic", "--forever needs a clock: give --duration with --flat-out or --dry-run")
     if len(environment) > 256:
-        sending.wrong_usage("traffic", "--environment must have at most 256 characters")
+        wrong_usage("traffic", "--environment must have at most 256 characters")
     sending.check_speed("traffic", speed)
     try:
         duration_s = None if forever else seconds(duration)
     except ValueError as error:
-        sending.wrong_usage("traffic", f"--duration: {error}")
+        wrong_usage("traffic", f"--duration: {error}")
     given_ms = sending.start_ms("traffic", start, sending.now_ms())
     start_ms = given_ms
     if start_ms is None:
@@ -117,7 +116,7 @@ def command(
             incidents=incidents,
         )
     except (IncidentError, TrafficError) as error:
-        sending.wrong_usage("traffic", str(error))
+        wrong_usage("traffic", str(error))
 
     def details(summary: Summary) -> dict[str, Any]:
         return {

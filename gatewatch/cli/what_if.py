@@ -7,7 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from gatewatch.cli.connection import Data, Moment, connected, moment_ms, say, wrong_usage
+from gatewatch.cli.connection import Data, Moment, connected, moment_ms
+from gatewatch.cli.message import say, wrong_usage
 from gatewatch.cli.row import Format, Output, nano_text, print_rows, progress
 
 _NAME: Final = "what-if"

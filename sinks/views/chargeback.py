@@ -16,7 +16,7 @@ from sinks.view import View
 __all__ = ["LIKES", "VIEWS"]
 
 # Not added up by hour: with users and tags such a row is a call or two, and a query would pay for every
-# dimension, whichever it asks for (docs/cost.md has the measurement).
+# dimension, whichever it asks for (docs/spend.md has the measurement).
 _CHARGEBACK: Final = """\
 SELECT
     toStartOfHour(started_at) AS hour,

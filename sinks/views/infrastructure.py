@@ -8,7 +8,7 @@ From the reports to the calls in three steps, each of integers, so that they add
 3. ``infrastructure``: an hour of one pool: what calls used, what was used by no call, and what was idle.
 
 A *pool* is what reports name together: gateway, deployment and model. The policies are explained in
-``docs/cost.md``.
+``docs/spend.md``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Whatever needs prices that are not stored (the rate of cached input, the batch tier, another model) has its
 calls here, and its amount from ``gatewatch savings`` and ``gatewatch what-if``, which ask the price book. The
-assumptions stand in ``docs/cost.md`` and, in short, beside each sum.
+assumptions stand in ``docs/spend.md`` and, in short, beside each sum.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from typing import Final
 import pytest
 
 from gatewatch.cli.reprice import _print
-from gatewatch.cli.row import Format
 from gatewatch.contract import Contract
 from gatewatch.price_book import PriceBook
 from sinks.clickhouse import Sink
@@ -46,7 +45,7 @@ def test_the_example_of_a_late_contract(sink: Sink, capsys: pytest.CaptureFixtur
     book = PriceBook(
         [Contract(contract_id="map", provider="azure", model="prod-chat", same_as_model="gpt-4o")]
     )
-    _print(reprice_calls(sink, scope, 2, book), Format.TABLE, False)
+    _print(reprice_calls(sink, scope, 2, book), False, False)
     said = capsys.readouterr()
     (shown,) = re.findall(r"^```text\n(.*?)^```$", SECTION, flags=re.MULTILINE | re.DOTALL)
     assert said.out == shown

@@ -1,4 +1,4 @@
-"""docs/cost.md, "Who pays": the two weeks of the example cost, and change, what the page says."""
+"""docs/spend.md, "Who pays": the two weeks of the example cost, and change, what the page says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stored import keep_only
 
 pytestmark = pytest.mark.engine
 
-PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "cost.md").read_text("utf-8")
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "spend.md").read_text("utf-8")
 
 
 def table(first: str) -> list[list[str]]:

@@ -12,14 +12,10 @@ from typer.testing import CliRunner, Result
 
 from gatewatch.cli.budgets import commands
 from gatewatch.events import Call
-from signals.lane import Lane, Rules
-from sinks.clickhouse import Sink
-from sinks.migration import migrate
-from sinks.row import blocks
 from sinks.schema import STORE
 from streams.process import end
-from tests.event import record
-from tests.sinks.conftest import RunningEngine, start_engine
+from tests.sinks.conftest import RunningEngine, start_store
+from tests.stored import store
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -27,10 +23,8 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     """An engine with twenty days of a dollar each twenty minutes, of which one is not known."""
-    running = start_engine(tmp_path_factory.mktemp("budgets"))
-    sink = Sink(running.url, "writer", running.writer_password)
-    migrate(sink)
-    lane = Lane(1, 0, Rules(max_age_ms=1 << 40))
+    running = start_store(tmp_path_factory.mktemp("budgets"))
+    sink = running.sink()
     calls = []
     for number in range(20 * 24 * 3):
         at_ms = round((NOW - timedelta(minutes=20 * number)).timestamp() * 1000)
@@ -46,11 +40,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
                 reported_cost_usd=1.0 if number else None,
             )
         )
-    lane.feed(0, round(NOW.timestamp() * 1000), record(*calls))
-    rows = lane.flush()
-    assert rows is not None
-    for name, block in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", block)
+    store(sink, *calls)
     sink.close()
     yield running
     assert end(running.process, 30)

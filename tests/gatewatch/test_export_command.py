@@ -16,15 +16,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from gatewatch.cli.export import commands
-from signals.lane import Lane, Rules
-from sinks.clickhouse import Sink
-from sinks.migration import migrate
-from sinks.row import blocks
-from sinks.schema import STORE
 from streams.process import end
 from tests import focus
-from tests.event import T0_MS, call, record
-from tests.sinks.conftest import RunningEngine, start_engine
+from tests.event import call
+from tests.sinks.conftest import RunningEngine, start_store
+from tests.stored import store
 
 USAGE: dict[str, Any] = {"input_tokens": 1000, "output_tokens": 100}
 MONTH = ("--month", "2025-10")
@@ -34,17 +30,10 @@ DAY = ("--from", "2025-10-09", "--to", "2025-10-10")
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     """An engine with four priced calls, and three of a model that nobody knows."""
-    running = start_engine(tmp_path_factory.mktemp("export"))
-    sink = Sink(running.url, password=running.writer_password)
-    migrate(sink)
-    sink.command("SYSTEM STOP TTL MERGES")
-    lane = Lane(1, 0, Rules(chunk_records=10))
+    running = start_store(tmp_path_factory.mktemp("export"))
+    sink = running.sink()
     priced = [call(n, tenant=f"tenant {n % 2}", **USAGE) for n in range(4)]
-    lane.feed(0, T0_MS, record(*priced, *(call(10 + n, model="m\x1b[31m", **USAGE) for n in range(3))))
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+    store(sink, *priced, *(call(10 + n, model="m\x1b[31m", **USAGE) for n in range(3)))
     sink.close()
     yield running
     assert end(running.process, 30)

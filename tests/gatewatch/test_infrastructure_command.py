@@ -14,14 +14,13 @@ from typer.testing import CliRunner, Result
 
 from gatewatch.cli import infrastructure, savings, what_if
 from gatewatch.price_ledger import PriceDocuments
-from sinks.clickhouse import Sink
-from sinks.migration import migrate
 from sinks.price import make_version
 from sinks.schema import STORE, TABLES
 from streams.process import end
-from tests.sinks.conftest import RunningEngine, start_engine
-from tests.sinks.test_infrastructure import report, served, store
+from tests.sinks.conftest import RunningEngine, start_store
+from tests.sinks.test_infrastructure import report, served
 from tests.sinks.test_saving import made
+from tests.stored import store
 
 COMMANDS = typer.Typer()
 COMMANDS.add_typer(infrastructure.commands, name="infrastructure")
@@ -34,17 +33,14 @@ HOUR_MS = int(time.time()) // 3600 * 3_600_000 - 3_600_000
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
-    engine = start_engine(tmp_path_factory.mktemp("infrastructure"))
-    sink = Sink(engine.url, "writer", engine.writer_password)
-    migrate(sink)
-    sink.close()
+    engine = start_store(tmp_path_factory.mktemp("infrastructure"))
     yield engine
     assert end(engine.process, 30)
 
 
 @pytest.fixture
 def filled(running: RunningEngine) -> RunningEngine:
-    sink = Sink(running.url, "writer", running.writer_password)
+    sink = running.sink()
     for table in TABLES:
         sink.command(f"TRUNCATE TABLE {STORE}.{table.name}")
     at: dict[str, Any] = {"started_at_ms": HOUR_MS, "at_ms": HOUR_MS + 1000}
@@ -167,7 +163,7 @@ def test_a_target_that_nobody_knows_is_refused_with_names_that_are_near(
 
 def test_a_target_of_a_contract_in_the_store_is_known(filled: RunningEngine) -> None:
     own = b'[{"contract_id":"own","provider":"house","model":"m","rates":{"input":["1"],"output":["1"]}}]'
-    sink = Sink(filled.url, "writer", filled.writer_password)
+    sink = filled.sink()
     assert make_version(sink, PriceDocuments.of_package(own), note="test", based_on=None).is_new
     sink.close()
     (row, *_) = rows(run(filled, "what-if", "--from", "1d", "--as", "house/m", "--format", "json"))
@@ -181,7 +177,7 @@ def test_a_directory_without_an_engine_is_said_to_be_one(tmp_path: Path) -> None
 
 
 def test_nothing_that_a_terminal_would_obey_is_printed(filled: RunningEngine) -> None:
-    sink = Sink(filled.url, "writer", filled.writer_password)
+    sink = filled.sink()
     at: dict[str, Any] = {"started_at_ms": HOUR_MS, "at_ms": HOUR_MS + 1000}
     store(sink, made(9, **at, tenant="\x1b[31mred", error_class="timeout"))
     sink.close()

@@ -21,12 +21,11 @@ from gatewatch.price_ledger import PriceDocuments
 from gatewatch.price_table import package_documents
 from signals.lane import Lane, Rules
 from sinks.clickhouse import Sink
-from sinks.migration import migrate
 from sinks.price import read_versions, register_package
-from sinks.row import blocks
 from sinks.schema import STORE
 from streams.process import end
-from tests.sinks.conftest import RunningEngine, start_engine
+from tests.sinks.conftest import RunningEngine, start_store
+from tests.stored import flush
 
 MODELS = {"gpt-4o", "gpt-4o-mini", "o3", "gpt-4-turbo", "gemini-2.5-pro", "claude-haiku-4-5"}
 LISTED = msgspec.json.decode(package_documents()[0])
@@ -55,10 +54,7 @@ rates = { input = 0.2, output = 0.6 }
 
 @pytest.fixture(scope="module")
 def engine_with_tables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
-    running = start_engine(tmp_path_factory.mktemp("prices"))
-    sink = Sink(running.url, "writer", running.writer_password)
-    migrate(sink)
-    sink.close()
+    running = start_store(tmp_path_factory.mktemp("prices"))
     yield running
     assert end(running.process, 30)
 
@@ -71,7 +67,7 @@ def store(engine_with_tables: RunningEngine, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("GATEWATCH_CLICKHOUSE_PASSWORD", running.writer_password)
     own = classmethod(lambda cls, contracts=b"[]": cls(FEW, package_documents()[1], contracts))
     monkeypatch.setattr(PriceDocuments, "of_package", own)
-    sink = Sink(running.url, "writer", running.writer_password)
+    sink = running.sink()
     for table in TABLES:
         sink.command(f"TRUNCATE TABLE {STORE}.{table}")
     yield sink
@@ -222,9 +218,7 @@ def test_a_check_counts_the_calls_that_a_disagreement_touches(store: Sink) -> No
         call(4, input_tokens=3000, output_tokens=5, started_at_ms=now_ms - 5 * 86_400_000),
     ]
     lane.feed(0, now_ms, b"\n".join(calls))
-    flushed = lane.flush()
-    assert flushed is not None
-    store.insert(f"{STORE}.calls", blocks([flushed])["calls"])
+    flush(store, lane)
     listed = {"gpt-4o": {"litellm_provider": "openai", "input_cost_per_token": 2.5e-6,
                          "output_cost_per_token": 1.1e-5}}  # fmt: skip
     data = json.dumps(listed).encode()
@@ -275,7 +269,7 @@ def test_a_dry_run_needs_no_store(monkeypatch: pytest.MonkeyPatch, contracts: st
         (["import", "-", "--kind", "genai-prices"], b"contract = []", "it is no JSON"),
         (["import", "-", "--kind", "contracts"], b"[]", "standard input: it is neither TOML nor"),
         (["import", "-", "--note", "a\nb"], b"contract = []", "control character"),
-        (["import", "-", "--takes-effect", "soon"], b"contract = []", "--takes-effect 'soon' is no day"),
+        (["import", "-", "--takes-effect", "soon"], b"contract = []", "--takes-effect 'soon' is no time"),
         (
             ["import", "-", "--takes-effect", "2020-01-01"],
             b'{"contract_id": "a", "free": true}',

@@ -18,14 +18,12 @@ from msgspec.json import encode
 from gatewatch.contract import Contract
 from gatewatch.price_ledger import PriceDocuments, ledger_of
 from signals.lane import Lane, Rules
-from sinks.clickhouse import Sink
-from sinks.migration import migrate
 from sinks.price import make_version
-from sinks.row import blocks
 from sinks.schema import STORE
 from streams.process import end
 from tests.event import call, record
-from tests.sinks.conftest import RunningEngine, start_engine
+from tests.sinks.conftest import RunningEngine, start_store
+from tests.stored import flush
 
 HOUR_MS: Final = 3_600_000
 NOW_MS: Final = int(time.time()) // 3600 * HOUR_MS - 24 * HOUR_MS
@@ -38,9 +36,8 @@ WRONG: Final = ledger_of(
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
     """Six calls of a day ago, priced too dear: four of gpt-4o and two of a model that nobody knows."""
-    running = start_engine(tmp_path_factory.mktemp("reprice"))
-    sink = Sink(running.url, "writer", running.writer_password)
-    migrate(sink)
+    running = start_store(tmp_path_factory.mktemp("reprice"))
+    sink = running.sink()
     lane = Lane(1, 0, Rules(), prices=WRONG)
     calls = [
         call(
@@ -54,10 +51,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
         for number in range(6)
     ]
     lane.feed(0, NOW_MS + 10_000, record(*calls))
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+    flush(sink, lane)
     sink.close()
     yield running
     assert end(running.process, 30)
@@ -168,7 +162,7 @@ def test_wrong_usage_says_what_is_wrong(filled: RunningEngine, arguments: list[s
 @pytest.mark.engine
 def test_versions_that_do_not_hold_yet_or_cannot_be_read_are_said(filled: RunningEngine) -> None:
     where = ("--data", str(filled.data))
-    sink = Sink(filled.url, "writer", filled.writer_password)
+    sink = filled.sink()
     made = make_version(sink, PriceDocuments.of_package(), note="", based_on=None)
     later_ms = int(time.time() * 1000) + 3 * 86_400_000
     halved = encode([Contract(contract_id="half", adjust_bp=-5000)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from urllib.parse import urlencode
 
 import pytest
 
+from sinks.clickhouse import Sink
+from sinks.migration import migrate
 from streams.process import end, spawn, tail
 
 
@@ -47,6 +50,10 @@ class RunningEngine:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+    def sink(self) -> Sink:
+        """A connection of the writer's."""
+        return Sink(self.url, "writer", self.writer_password)
 
     def ask(
         self,
@@ -100,6 +107,15 @@ def start_engine(directory: Path, *options: str) -> RunningEngine:
         raise AssertionError(f"the engine did not start: {line}{tail(log)}")
     port = int(line.strip().rpartition(":")[2])
     return RunningEngine(process, data, port, (data / "engine.token").read_text().strip())
+
+
+def start_store(directory: Path) -> RunningEngine:
+    """Start an engine that has all tables and views, whose rows stay however old they are."""
+    running = start_engine(directory)
+    with contextlib.closing(running.sink()) as sink:
+        migrate(sink)
+        sink.command("SYSTEM STOP TTL MERGES")
+    return running
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pytest
 
-from gatewatch.events import Call, Event
+from gatewatch.events import Call
 from signals.budget import Budget, BudgetStatus, Scope
 from signals.lane import Lane, Rules
 from signals.period import Kind, period_at, zone
@@ -20,6 +20,7 @@ from sinks.clickhouse import Sink
 from sinks.row import blocks
 from sinks.schema import STORE
 from tests.event import record
+from tests.stored import store
 
 LONG_AGO: Final = datetime(2020, 1, 1, tzinfo=UTC)
 NOON: Final = datetime(2026, 11, 18, 12, tzinfo=UTC)
@@ -56,17 +57,6 @@ def spend(number: int, at: datetime, usd: float | None = 1.0, **fields: Any) -> 
 def insert(sink: Sink, stored: Blocks) -> None:
     for name, block in stored:
         sink.insert(f"{STORE}.{name}", block)
-
-
-def store(sink: Sink, *events: Event, source: int = 1) -> None:
-    """Through a lane that refuses no event for its age."""
-    lane = Lane(source, 0, Rules(chunk_records=1_000_000, max_age_ms=1 << 40))
-    newest_ms = max(event.at_ms for event in events)
-    for offset in range(0, len(events), 500):
-        lane.feed(offset, newest_ms, record(*events[offset : offset + 500]))
-    rows = lane.flush()
-    assert rows is not None
-    insert(sink, list(blocks([rows]).items()))
 
 
 def the_status(sink: Sink, at: datetime, budget_id: str = "acme") -> BudgetStatus:

@@ -8,9 +8,9 @@ from signals.lane import Lane, Rules
 from signals.signal import SHARDS
 from sinks.clickhouse import Sink
 from sinks.closing import checkpoints, close_windows, save_checkpoint
-from sinks.row import blocks
 from sinks.schema import STORE
 from tests.event import T0_MS, call, record
+from tests.stored import flush
 
 ALL = list(range(SHARDS))
 W0 = T0_MS // 1000
@@ -22,10 +22,7 @@ def store(sink: Sink, source: int, *values: bytes, series_limit: int = 100) -> N
     lane = Lane(source, 0, Rules(chunk_records=100, series_limit=series_limit))
     for offset, value in enumerate(values):
         lane.feed(offset, T0_MS, value)
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+    flush(sink, lane)
 
 
 def calls(sink: Sink, cut: str = "model") -> dict[tuple[str, int], int]:

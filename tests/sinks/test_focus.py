@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,17 +19,15 @@ from hypothesis import strategies as st
 from gatewatch.contract import Contract
 from gatewatch.events import Event, Request
 from gatewatch.price_book import PriceBook, default_book
-from signals.lane import Lane, Rules
 from sinks.clickhouse import Sink
 from sinks.focus import charge
 from sinks.focus.charge import Grain, Summary, charges, periods
 from sinks.focus.column import COLUMNS, WRITTEN, metadata
 from sinks.focus.file import CsvFile, Format, ParquetFile, new_file
-from sinks.row import blocks
 from sinks.schema import STORE, VIEWS
 from tests import focus
-from tests.event import T0_MS, call, record
-from tests.priced_call import ledger
+from tests.event import T0_MS, call
+from tests.stored import store
 
 FROM: Final = datetime(2025, 10, 9, tzinfo=UTC)
 TO: Final = datetime(2025, 10, 12, tzinfo=UTC)
@@ -81,13 +80,7 @@ def calls() -> list[Event]:
     ]  # fmt: skip
 
 
-def store(sink: Sink, events: Sequence[Event], contracts: Sequence[Contract] = CONTRACTS) -> None:
-    lane = Lane(1, 0, Rules(chunk_records=100), prices=ledger(contracts))
-    lane.feed(0, T0_MS, record(*events))
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+charged = partial(store, contracts=CONTRACTS)
 
 
 def export(
@@ -128,7 +121,7 @@ def good(embedded_sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> list[
     """The records of one valid file, made once; tests change copies."""
     sink = embedded_sink
     sink.command(f"TRUNCATE TABLE {STORE}.calls")
-    store(sink, calls())
+    charged(sink, *calls())
     path = tmp_path_factory.mktemp("focus") / "good.csv"
     export(sink, path, tags=["*"])
     records = focus.read(path)
@@ -139,7 +132,7 @@ def good(embedded_sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> list[
 @pytest.mark.engine
 @pytest.mark.parametrize("grain", ["day", "hour"])
 def test_files_are_valid_and_sum_to_what_the_calls_cost(sink: Sink, tmp_path: Path, grain: Grain) -> None:
-    store(sink, calls())
+    charged(sink, *calls())
     summary = export(sink, tmp_path / "a.csv", grain=grain, tags=["*"])
     export(sink, tmp_path / "a.parquet", grain=grain, tags=["*"])
     as_csv, as_parquet = focus.read(tmp_path / "a.csv"), focus.read(tmp_path / "a.parquet")
@@ -250,7 +243,7 @@ def test_rows_are_the_lines_of_a_bill(sink: Sink, tmp_path: Path) -> None:
         "output_tokens": 100,
         "web_searches": 2,
     }
-    store(sink, [call(n, **HAIKU, **usage, tenant="t") for n in range(3)])
+    charged(sink, *(call(n, **HAIKU, **usage, tenant="t") for n in range(3)))
     export(sink, tmp_path / "a.csv")
     rows = {row["SkuMeter"]: row for row in focus.read(tmp_path / "a.csv")}
     columns = ("ConsumedQuantity", "ConsumedUnit", "PricingQuantity", "PricingUnit", "ContractedUnitPrice")
@@ -275,8 +268,8 @@ def test_rows_are_the_lines_of_a_bill(sink: Sink, tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_list_and_contracted_prices_are_told_apart(sink: Sink, tmp_path: Path) -> None:
-    store(sink, [call(1, provider="azure", deployment="prod-chat", model="prod-chat", input_tokens=1_000_000,
-                      output_tokens=1, tenant="acme")])  # fmt: skip
+    fields = {"provider": "azure", "deployment": "prod-chat", "model": "prod-chat", "tenant": "acme"}
+    charged(sink, call(1, **fields, input_tokens=1_000_000, output_tokens=1))
     export(sink, tmp_path / "a.csv")
     row = next(row for row in focus.read(tmp_path / "a.csv") if row["SkuMeter"] == "Input Tokens")
     # 2.5 dollars, less 15 %, plus 3.33 %: 2.19576 and a quarter.
@@ -294,8 +287,8 @@ def test_list_and_contracted_prices_are_told_apart(sink: Sink, tmp_path: Path) -
 @pytest.mark.engine
 def test_context_tiers_are_rows_of_their_own(sink: Sink, tmp_path: Path) -> None:
     gemini = {"provider": "google", "model": "gemini-2.5-pro"}
-    store(sink, [call(n, **gemini, input_tokens=tokens, output_tokens=0) for n, tokens in
-                 enumerate((200_000, 100_000, 200_001))])  # fmt: skip
+    sizes = enumerate((200_000, 100_000, 200_001))
+    charged(sink, *(call(n, **gemini, input_tokens=tokens, output_tokens=0) for n, tokens in sizes))
     export(sink, tmp_path / "a.csv")
     rows = {
         row["SkuPriceId"]: row for row in focus.read(tmp_path / "a.csv") if row["SkuMeter"] == "Input Tokens"
@@ -310,7 +303,7 @@ def test_context_tiers_are_rows_of_their_own(sink: Sink, tmp_path: Path) -> None
 @pytest.mark.engine
 def test_calls_without_a_price_are_counted_and_in_no_row(sink: Sink, tmp_path: Path) -> None:
     usage = {"input_tokens": 100, "output_tokens": 10}
-    store(sink, [call(n, model="nobody-knows", **usage) for n in range(3)] + [call(9, **usage)])
+    charged(sink, *(call(n, model="nobody-knows", **usage) for n in range(3)), call(9, **usage))
     summary = export(sink, tmp_path / "a.csv")
     assert summary.calls == Counter({"unpriced": 3, "priced": 1})
     assert (summary.unpriced, summary.unpriced_tokens) == (Counter({("openai", "nobody-knows"): 3}), 330)
@@ -320,7 +313,7 @@ def test_calls_without_a_price_are_counted_and_in_no_row(sink: Sink, tmp_path: P
 @pytest.mark.engine
 def test_what_was_priced_by_other_prices_keeps_its_cost(sink: Sink, tmp_path: Path) -> None:
     """Calls that were priced with contracts, exported where nobody knows of these."""
-    store(sink, calls())
+    charged(sink, *calls())
     summary = export(sink, tmp_path / "a.csv", book=default_book(), listed=default_book())
     rows = focus.read(tmp_path / "a.csv")
     assert focus.faults(NAMES, rows) == set()
@@ -341,7 +334,7 @@ def test_a_contract_that_was_changed_since_explains_no_cost(sink: Sink, tmp_path
     """Its price id is the same, its rates are not."""
     before = [Contract(contract_id="ea", provider="azure", adjust_bp=-1000)]
     after = PriceBook([Contract(contract_id="ea", provider="azure", adjust_bp=-1500)])
-    store(sink, [call(1, provider="azure", input_tokens=1000, output_tokens=0)], before)
+    store(sink, call(1, provider="azure", input_tokens=1000, output_tokens=0), contracts=before)
     export(sink, tmp_path / "a.csv", book=after)
     (row,) = focus.read(tmp_path / "a.csv")
     assert focus.faults(NAMES, [row]) == set()
@@ -352,7 +345,7 @@ def test_a_contract_that_was_changed_since_explains_no_cost(sink: Sink, tmp_path
 @pytest.mark.engine
 def test_rates_finer_than_a_nano_dollar_sum_to_what_was_rounded(sink: Sink, tmp_path: Path) -> None:
     """At $2.58325 a million, a token is 2583.25 nano-dollars, and each call is rounded for itself."""
-    store(sink, [call(n, tenant="acme", input_tokens=1001 + 4 * n, output_tokens=1) for n in range(40)])
+    charged(sink, *(call(n, tenant="acme", input_tokens=1001 + 4 * n, output_tokens=1) for n in range(40)))
     export(sink, tmp_path / "a.csv")
     rows = focus.read(tmp_path / "a.csv")
     assert focus.faults(NAMES, rows) == set()
@@ -376,7 +369,7 @@ def test_a_month_without_calls_is_a_file_without_rows(sink: Sink, tmp_path: Path
 def test_large_costs_stay_exact(sink: Sink, tmp_path: Path) -> None:
     """Hundreds of calls of a billion tokens each: more digits than a float has."""
     tokens = {"input_tokens": 999_999_999, "cache_read_tokens": 333_333_333, "output_tokens": 999_999_997}
-    store(sink, [call(n, model="gpt-4o", **tokens) for n in range(1500)])
+    charged(sink, *(call(n, model="gpt-4o", **tokens) for n in range(1500)))
     export(sink, tmp_path / "a.csv")
     export(sink, tmp_path / "a.parquet")
     rows = focus.read(tmp_path / "a.csv")
@@ -394,7 +387,7 @@ def test_large_costs_stay_exact(sink: Sink, tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_names_come_through_whatever_they_hold(sink: Sink, tmp_path: Path) -> None:
-    store(sink, calls())
+    charged(sink, *calls())
     for name in ("a.csv", "a.parquet"):
         export(sink, tmp_path / name, tags=["cost\ncentre", "run"])
         rows = focus.read(tmp_path / name)
@@ -412,7 +405,7 @@ def test_names_come_through_whatever_they_hold(sink: Sink, tmp_path: Path) -> No
 @pytest.mark.engine
 def test_tags_are_told_apart_only_where_asked_and_ours_are_reserved(sink: Sink, tmp_path: Path) -> None:
     usage = {"input_tokens": 1000, "output_tokens": 0}
-    store(sink, [call(n, tags={"run": str(n), "gatewatch/tenant": "forged"}, **usage) for n in range(4)])
+    charged(sink, *(call(n, tags={"run": str(n), "gatewatch/tenant": "forged"}, **usage) for n in range(4)))
     for asked, rows in (([], 1), (["run"], 4), (["*"], 4), (["other"], 1)):
         export(sink, tmp_path / "a.csv", tags=asked)
         found = [json.loads(row["Tags"] or "") for row in focus.read(tmp_path / "a.csv")]
@@ -425,7 +418,7 @@ def test_tags_are_told_apart_only_where_asked_and_ours_are_reserved(sink: Sink, 
 def test_a_period_with_many_rows_is_read_in_slices(
     sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store(sink, calls())
+    charged(sink, *calls())
     export(sink, tmp_path / "a.csv")
     monkeypatch.setattr(charge, "_GROUPS", 2)
     asked: list[str] = []
@@ -472,7 +465,7 @@ def test_whatever_was_used_the_rows_are_valid_and_sum_to_its_cost(
 ) -> None:
     sink = embedded_sink
     sink.command(f"TRUNCATE TABLE {STORE}.calls")
-    store(sink, [call(number, **fields) for number, fields in enumerate(made)])
+    charged(sink, *(call(number, **fields) for number, fields in enumerate(made)))
     path = tmp_path_factory.getbasetemp() / "any.csv"
     summary = export(sink, path)
     rows = focus.read(path)

@@ -15,7 +15,6 @@ from gatewatch.contract import Contract
 from gatewatch.events import Call, Event, Resource
 from gatewatch.price_book import PriceBook
 from gatewatch.pricing import price
-from signals.lane import Lane, Rules
 from sinks.clickhouse import Sink
 from sinks.gpu_rate import (
     MOST_NANO_USD,
@@ -29,26 +28,13 @@ from sinks.gpu_rate import (
     read_rates,
     save_rate,
 )
-from sinks.row import blocks
 from sinks.schema import STORE
-from tests.event import record
-from tests.priced_call import ledger
+from tests.stored import store
 
 HOUR_MS: Final = 3_600_000
 H0_MS: Final = 1_760_000_400_000 - 1_760_000_400_000 % HOUR_MS
 POOL: Final[dict[str, Any]] = {"gateway": "vllm-1", "model": "llama"}
 RATE: Final = GpuRate(rate_id="h100", nano_usd_per_gpu_hour=2_490_000_000, valid_from_s=0, model="llama")
-
-
-def store(sink: Sink, *events: Event, contracts: Sequence[Contract] = (), source: int = 1) -> None:
-    lane = Lane(source, 0, Rules(chunk_records=1000), prices=ledger(contracts))
-    newest = max(event.at_ms for event in events)
-    lane.feed(0, newest, record(*events))
-    rows = lane.flush()
-    assert rows is not None
-    assert not rows.dead_letters
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
 
 
 def report(end_s: float, interval_s: float | None = 600.0, **fields: Any) -> Resource:

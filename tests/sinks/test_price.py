@@ -19,8 +19,8 @@ from gatewatch.price_table import PriceError
 from signals.lane import Lane, Rules
 from sinks import price as ledger
 from sinks.clickhouse import Sink
-from sinks.row import blocks
 from sinks.schema import STORE
+from tests.stored import flush
 
 PACKAGE = PriceDocuments.of_package()
 
@@ -233,10 +233,7 @@ def test_stored_calls_are_told_by_price_name_and_context(sink: Sink) -> None:
         call(5, input_tokens=500, started_at_ms=now_ms - 3 * 86_400_000),
     ]
     lane.feed(0, now_ms, b"\n".join(calls))
-    rows = lane.flush()
-    assert rows is not None
-    for name, block in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", block)
+    flush(sink, lane)
     uses = {(use.model, use.context): use for use in ledger.price_uses(sink, 1, [200_000])}
     assert sorted(uses) == [("gemini-2.5-pro", 0), ("gemini-2.5-pro", 1), ("models/gemini-2.5-pro", 0)]
     low = uses["gemini-2.5-pro", 0]

@@ -22,10 +22,10 @@ from signals.spend import SIGNALS
 from sinks.clickhouse import Sink, SinkError
 from sinks.closing import close_windows, save_checkpoint
 from sinks.repricing import Outcome, Scope, known_names, reprice_calls
-from sinks.row import blocks
 from sinks.schema import STORE
 from tests.event import T0_MS, call, record
 from tests.priced_call import expected
+from tests.stored import flush
 
 HOUR_MS: Final = 3_600_000
 ALL: Final = Scope(from_ms=T0_MS - 24 * HOUR_MS, until_ms=T0_MS + 24 * HOUR_MS)
@@ -41,10 +41,7 @@ def store(sink: Sink, *events: Event, source: int = 1, appended_ms: int = T0_MS 
     lane = Lane(source, 0, Rules(chunk_records=4, max_age_ms=10**12))
     for offset in range(0, len(events), 3):
         lane.feed(offset // 3, appended_ms, record(*events[offset : offset + 3]))
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+    flush(sink, lane)
 
 
 def some_calls() -> list[Event]:
@@ -205,10 +202,7 @@ def test_what_was_counted_under_another_name_is_taken_back_below_zero(sink: Sink
     lane = Lane(1, 0, Rules(series_limit=2, max_age_ms=10**12))
     events = [call(n, tenant=f"t{n}", model="inhouse", **USAGE) for n in range(5)]
     lane.feed(0, T0_MS + HOUR_MS, record(*events))
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+    flush(sink, lane)
     reprice_calls(sink, ALL, 2, RAISED)
     counts = "SELECT tenant, n FROM gatewatch.measures WHERE signal = 'cost_status_count' AND cut = 'tenant' "
     shown_as = dict(sink.rows(counts + "AND label = 'unpriced'"))

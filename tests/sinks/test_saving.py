@@ -22,7 +22,8 @@ from sinks.clickhouse import Sink
 from sinks.gpu_rate import GpuRate, save_rate
 from sinks.saving import KINDS, Saving, proofs, savings, what_if
 from sinks.schema import STORE
-from tests.sinks.test_infrastructure import HOUR_MS, report, store, view
+from tests.sinks.test_infrastructure import HOUR_MS, report, view
+from tests.stored import store
 from traffic.trace import Trace
 
 # A week day, after the last price change that matters here.

@@ -24,10 +24,10 @@ from sinks.budget import set_budget
 from sinks.clickhouse import Sink
 from sinks.gpu_rate import GpuRate, save_rate
 from sinks.price import register_package
-from sinks.row import blocks
 from sinks.schema import STORE, TABLES, VIEWS
 from sinks.source import add_source
 from sinks.views import ALL_VIEWS
+from tests.stored import flush
 
 DOCS: Final = Path(__file__).resolve().parents[2] / "docs"
 PAGE: Final = (DOCS / "sql.md").read_text("utf-8")
@@ -178,10 +178,7 @@ def filled(sink: Sink) -> Sink:
     lines = [*map(encode, events), encode(events[0]), b"no event"]
     for offset in range(0, len(lines), 8):
         lane.feed(offset // 8, MINUTE_MS + 55_000, b"\n".join(lines[offset : offset + 8]))
-    rows = lane.flush()
-    assert rows is not None
-    for name, block in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", block)
+    flush(sink, lane)
     save_rate(sink, GpuRate(rate_id="own", nano_usd_per_gpu_hour=5 * 10**9, valid_from_s=0, model="llama"))
     for budget_id, amount in (("acme-day", "0.002"), ("acme-plenty", "1000000")):
         set_budget(

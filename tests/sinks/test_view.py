@@ -13,11 +13,11 @@ from signals.lane import Lane, Rules
 from signals.signal import CUTS, SHARDS
 from sinks.clickhouse import Sink
 from sinks.closing import close_windows, save_checkpoint
-from sinks.row import blocks
 from sinks.schema import STORE, VIEWS
 from sinks.source import add_source
 from sinks.views import ALL_VIEWS
 from tests.event import T0_MS, call, record
+from tests.stored import flush
 
 ALL = list(range(SHARDS))
 W0 = T0_MS // 1000
@@ -34,10 +34,7 @@ def store(sink: Sink, *values: bytes, source: int = 1, chunk_records: int = 100)
     lane = Lane(source, 0, Rules(chunk_records=chunk_records))
     for offset, value in enumerate(values):
         lane.feed(offset, T0_MS, value)
-    rows = lane.flush()
-    assert rows is not None
-    for name, table in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", table)
+    flush(sink, lane)
 
 
 def view(sink: Sink, name: str, order: str = "1") -> list[dict[str, Any]]:

@@ -375,7 +375,8 @@ MUTATIONS: Final = (
         _closing("sum(last_offset + 1) AS version", "toUInt64(1) AS version"),
     ),
     Mutation(
-        "stage 2: series that vanished keep their numbers", _closing("AND n > 0\n", "AND n > 0 AND 1 = 0\n")
+        "stage 2: series that vanished keep their numbers",
+        _closing("AND (n > 0 OR sum != 0)\n", "AND (n > 0 OR sum != 0) AND 1 = 0\n"),
     ),
 )
 

@@ -14,8 +14,6 @@ from signals.lane import Lane, Rules
 from sinks import dead_letter as store
 from sinks.clickhouse import Sink, SinkError
 from sinks.dead_letter import SENDING, SENT, DeadLetterFilter, Place, mark, marks_at, server_time_ms
-from sinks.row import blocks
-from sinks.schema import STORE
 from streams import dead_letter
 from streams.broker import Broker
 from streams.dead_letter import (
@@ -29,6 +27,7 @@ from streams.dead_letter import (
 from streams.setting import Settings
 from streams.source import TopicIdentity, identify, register
 from tests.event import call, record
+from tests.stored import flush
 
 BROKEN = b'{"kind":"call","call_id":"broken'
 
@@ -79,10 +78,7 @@ class Fixture:
         lane = Lane(self.identity.source(partition), 0, Rules())
         for one in self.records(partition):
             lane.feed(one.offset, one.timestamp, one.value)
-        rows = lane.flush()
-        assert rows is not None
-        for name, table in blocks([rows]).items():
-            self.sink.insert(f"{STORE}.{name}", table)
+        flush(self.sink, lane)
 
     def letters(self) -> DeadLetters:
         return DeadLetters(self.sink, self.settings)

@@ -10,11 +10,11 @@ import pytest
 from gatewatch.events import encode
 from signals.lane import Lane, Rules
 from sinks.clickhouse import Sink
-from sinks.row import blocks
 from sinks.schema import STORE
 from sinks.source import add_source
 from streams.overview import SPAN_S, DeadLetterCount, TenantSpend, read_overview
 from tests.event import call
+from tests.stored import flush
 
 
 def store(sink: Sink, *lines: bytes) -> None:
@@ -30,10 +30,7 @@ def store(sink: Sink, *lines: bytes) -> None:
     lane = Lane(1, 0, Rules(chunk_records=100))
     for offset, line in enumerate(lines):
         lane.feed(offset, time.time_ns() // 1_000_000, line)
-    rows = lane.flush()
-    assert rows is not None
-    for name, block in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", block)
+    flush(sink, lane)
 
 
 def test_an_empty_store_has_an_overview(sink: Sink) -> None:

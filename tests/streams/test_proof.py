@@ -10,11 +10,11 @@ import pytest
 from gatewatch.events import Event, Request, Token, encode
 from signals.lane import Lane, Rules
 from sinks.clickhouse import Sink, SinkError
-from sinks.row import blocks
 from sinks.schema import STORE
 from sinks.source import add_source
 from streams.proof import EmitterCount, Sent, Tally, await_proof, prove
 from tests.event import T0_MS, call
+from tests.stored import flush
 
 BROKEN: Final = b"no event"
 
@@ -66,10 +66,7 @@ def store(sink: Sink, lines: Sequence[Event | bytes], source: int = 1, chunk_rec
     lane = Lane(source, 0, Rules(chunk_records=chunk_records))
     for offset, line in enumerate(lines):
         lane.feed(offset, T0_MS, line if isinstance(line, bytes) else encode(line))
-    rows = lane.flush()
-    assert rows is not None
-    for name, block in blocks([rows]).items():
-        sink.insert(f"{STORE}.{name}", block)
+    flush(sink, lane)
 
 
 def failing(sink: Sink, what: Sent) -> set[str]:

@@ -1,4 +1,4 @@
-"""docs/cost.md: its console sessions answer what the page says, on the events that stand above them."""
+"""docs/spend.md: its Python runs, and its sessions answer what the page says, on the events above them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typer.testing import CliRunner
 
 from gatewatch.cli import infrastructure, query, savings, what_if
 from gatewatch.events import Reject, decode_line
-from sinks.clickhouse import Sink
-from sinks.migration import migrate
 from sinks.schema import STORE, TABLES
 from streams.process import end
-from tests.sinks.conftest import RunningEngine, start_engine
-from tests.sinks.test_infrastructure import store
+from tests.sinks.conftest import RunningEngine, start_store
+from tests.stored import store
 
-PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "cost.md").read_text("utf-8")
+PAGE: Final = (Path(__file__).resolve().parents[2] / "docs" / "spend.md").read_text("utf-8")
+CODE: Final = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 SECTIONS: Final = {
     text.partition("\n")[0]: text
     for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)
@@ -35,12 +34,7 @@ for name, module in {"savings": savings, "what-if": what_if, "query": query}.ite
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]:
-    engine = start_engine(tmp_path_factory.mktemp("cost"))
-    sink = Sink(engine.url, "writer", engine.writer_password)
-    migrate(sink)
-    # The page speaks of fixed dates: their rows must not expire.
-    sink.command("SYSTEM STOP TTL MERGES")
-    sink.close()
+    engine = start_store(tmp_path_factory.mktemp("spend"))
     yield engine
     assert end(engine.process, 30)
 
@@ -49,7 +43,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningEngine]
 def test_a_session_on_the_page_answers_what_the_page_says(running: RunningEngine, section: str) -> None:
     lines = re.findall(r"^```ndjson\n(.*?)^```$", SECTIONS[section], flags=re.MULTILINE | re.DOTALL)[0]
     events = [decode_line(line.encode()) for line in lines.splitlines()]
-    sink = Sink(running.url, "writer", running.writer_password)
+    sink = running.sink()
     for table in TABLES:
         sink.command(f"TRUNCATE TABLE {STORE}.{table.name}")
     store(sink, *[event for event in events if not isinstance(event, Reject)])
@@ -66,4 +60,9 @@ def test_a_session_on_the_page_answers_what_the_page_says(running: RunningEngine
 
 
 def test_both_sections_have_a_session() -> None:
-    assert list(SECTIONS) == ["Self-hosted models", "Savings"]
+    assert list(SECTIONS) == ["Savings", "Self-hosted models"]
+
+
+def test_python_on_the_page_runs() -> None:
+    assert len(CODE) == 1
+    exec(compile(CODE[0], "docs/spend.md", "exec"), {})
