@@ -205,7 +205,7 @@ def test_what_was_counted_under_another_name_is_taken_back_below_zero(sink: Sink
     flush(sink, lane)
     reprice_calls(sink, ALL, 2, RAISED)
     counts = "SELECT tenant, n FROM gatewatch.measures WHERE signal = 'cost_status_count' AND cut = 'tenant' "
-    shown_as = dict(sink.rows(counts + "AND label = 'unpriced'"))
+    shown_as = {str(tenant): int(n) for tenant, n in sink.rows(counts + "AND label = 'unpriced'")}
     assert shown_as == {"__other__": 3, "t2": -1, "t3": -1, "t4": -1}
     assert sink.rows(f"SELECT sum(n) FROM ({counts} AND label = 'priced')") == [(5,)]
 
