@@ -83,6 +83,8 @@ _ENDED: Final = CALL_KINDS[Response] | CALL_KINDS[Call]
 _COUNT: Final = (1 << RANK_SHIFT) - 1
 _DAY_MS: Final = 86_400_000
 _MINUTE_MS: Final = 60_000
+_PICO_MOST: Final = (PICO_PER_NANO << AMOUNT_BITS) - PICO_PER_NANO // 2
+"""From here on, a cost in whole nano-USD has more than AMOUNT_BITS."""
 _NO_USAGE: Final = "no usage came with the call"
 _CACHE_HIT: Final = "answered by the gateway's own cache"
 CONTRADICTION: Final = "the counts contradict each other, or make more than any call can cost"
@@ -185,7 +187,7 @@ def _price_rows(
     zero = np.zeros(len(rows), dtype=np.int64)
     result = evaluate(price, {"input_tokens": zero, **fields})
     refused = np.broadcast_to(result.refused, len(rows)) | _contradicts(said, len(rows))
-    refused = refused | (sum(result.parts.values(), zero) >= PICO_PER_NANO << AMOUNT_BITS)
+    refused = refused | (sum(result.parts.values(), zero) >= _PICO_MOST)
     # Every reason that some row has, and which rows.
     reasons: list[tuple[str, NDArray[np.bool_]]] = [(note, zero == 0) for note in price.notes]
     reasons += [(gap.reason, fields[gap.field] > 0) for gap in price.gaps if gap.field in fields]

@@ -88,7 +88,7 @@ _REPORTED: Final = Signal(
     stat="sum",
     unit="nano_usd",
     cuts=_WHO_AND_WHAT,
-    description="What the gateway itself says that calls cost, of those that have a price.",
+    description="What the gateway itself says that calls cost, where they have a price and it can be one.",
 )
 _REPORTED_OURS: Final = Signal(
     name="cost_reported_ours_sum",
@@ -148,8 +148,9 @@ class _Costs:
 
     @property
     def ours(self) -> NDArray[np.bool_]:
-        """Rows for which there are two costs: the gateway's, and one by a price."""
-        ours: NDArray[np.bool_] = self.known & (self.status != _REPORTED_STATUS) & (self.reported > 0)
+        """Rows for which there are two costs: the gateway's, if it can be one, and one by a price."""
+        possible = (self.reported > 0) & (self.reported <= 1 << AMOUNT_BITS)
+        ours: NDArray[np.bool_] = self.known & (self.status != _REPORTED_STATUS) & possible
         return ours
 
 

@@ -106,18 +106,27 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """By tenant, provider and model, all calls of the scope."""
 
 
-def newest_prices(sink: Sink) -> tuple[int, PriceBook]:
-    """The newest version of the prices; the package's where the ledger holds none.
+def newest_prices(sink: Sink) -> tuple[int, PriceBook, int]:
+    """The newest version of the prices, in effect or not; the package's where the ledger holds none.
+
+    Returns
+    -------
+    Its number, its book, and in how many milliseconds, by the store's clock, it takes effect; 0 if it has.
 
     Raises
     ------
+    PriceError
+        A later release has made it.
     SinkError
     """
-    for version in reversed(read_versions(sink)):
+    versions = read_versions(sink)
+    for version in reversed(versions):
         documents = read_version(sink, version.version)
         if documents is not None:
-            return version.version, documents.book()
-    return 1, default_book()
+            # The first version holds before its time, too.
+            ahead_ms = version.takes_effect_ms - _now_ms(sink) if version is not versions[0] else 0
+            return version.version, documents.book(), max(0, ahead_ms)
+    return 1, default_book(), 0
 
 
 def count_calls(sink: Sink, scope: Scope) -> int:

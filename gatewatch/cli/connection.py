@@ -105,12 +105,15 @@ def opened(
 @contextlib.contextmanager
 def failures_said(command: str, interrupted: str = "interrupted") -> Iterator[None]:
     """Say in one line what went wrong, with what to do, and end the command: 1, or 130 for Ctrl-C."""
+    from gatewatch.price_table import PriceError
     from sinks.clickhouse import SinkError
 
     try:
         yield
     except CommandError as error:
         fail(command, str(error))
+    except PriceError as error:
+        fail(command, f"{error}; a later release may have made this version of the prices")
     except SinkError as error:
         fail(command, advised(error))
     except BrokenPipeError:

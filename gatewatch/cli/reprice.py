@@ -85,7 +85,7 @@ def command(
     )
     with connected(_NAME, data) as sink:
         _check_names(sink, scope)
-        version, book = newest_prices(sink)
+        version, book, ahead_ms = newest_prices(sink)
         try:
             with _progress(sink, scope) as advance:
                 outcome = reprice_calls(sink, scope, version, book, dry_run=dry_run, on_progress=advance)
@@ -94,6 +94,12 @@ def command(
                 say(_NAME, "not all is done; running it again completes it")
             raise
     _print(outcome, is_json(output), dry_run)
+    if ahead_ms:
+        say(
+            _NAME,
+            f"version {version} takes effect in {-(-ahead_ms // 1000):,} s: calls that come until then have "
+            "the prices before it; run it again afterwards",
+        )
 
 
 def _check_names(sink: Sink, scope: Scope) -> None:
@@ -107,7 +113,7 @@ def _check_names(sink: Sink, scope: Scope) -> None:
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 3, 0.5)
-                hint = f"; near are: {', '.join(near)}" if near else ""
+                hint = f"; near are: {', '.join(repr(other)[1:-1] for other in near)}" if near else ""
                 wrong_usage(_NAME, f"no call of that time has the {column} {name!r}{hint}")
 
 

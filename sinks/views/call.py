@@ -13,6 +13,12 @@ from sinks.view import View, usd
 __all__ = ["VIEWS"]
 
 
+_RANK: Final = f"bitShiftRight(greatest(c.input_tokens, c.output_tokens), {RANK_SHIFT})"
+# What a worse source has said is no part of the usage, as it is none of the cost: an estimate's cached
+# tokens, or what a stream had brought, beside the provider's own counts.
+_LEAST: Final = f"greatest(1, bitShiftLeft({_RANK}, {RANK_SHIFT}))"
+
+
 def _decoded(column: Column) -> str:
     name = column.name
     match column.encoding:
@@ -29,7 +35,7 @@ def _decoded(column: Column) -> str:
             return f"if(c.{name} = 0, NULL, c.{name} = 2) AS {name}"
         case "tokens":
             mask = (1 << RANK_SHIFT) - 1
-            return f"if(c.{name} = 0, NULL, bitAnd(c.{name}, {mask})) AS {name}"
+            return f"if(c.{name} < {_LEAST}, NULL, bitAnd(c.{name}, {mask})) AS {name}"
         case "micros":
             decoded = name.removesuffix("_us") + "_ms"
             return f"if(c.{name} = 0, NULL, (c.{name} - 1) / 1000) AS {decoded}"
@@ -91,9 +97,9 @@ SELECT
     {columns},
     {cost},
     multiIf(
-        bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 3, 'provider',
-        bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 2, 'estimated',
-        bitShiftRight(greatest(c.input_tokens, c.output_tokens), {shift}) = 1, 'progress',
+        {rank} = 3, 'provider',
+        {rank} = 2, 'estimated',
+        {rank} = 1, 'progress',
         'missing') AS usage_source,
     c.error_class != '' AS is_error,
     bitAnd(c.parts, 20) != 0 AS is_ended,
@@ -103,7 +109,7 @@ FROM {store}.calls AS c FINAL""".format(
     columns=",\n    ".join(_decoded(column) for column in CALL_COLUMNS),
     again=_AGAIN,
     cost=",\n    ".join(_cost_columns()),
-    shift=RANK_SHIFT,
+    rank=_RANK,
     store=STORE,
 )
 

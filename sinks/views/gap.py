@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gatewatch.usage import WHOLES
+from gatewatch.usage import WHOLES, Usage
 from sinks.schema import VIEWS as DATABASE
 from sinks.view import View
 
@@ -31,6 +31,13 @@ _BOTH: Final = (
 )
 _DIFFERS: Final = "ifNull(abs(c.cost_usd - c.reported_cost_usd) * 1000 > c.reported_cost_usd, 0)"
 _NO_CACHE_HIT: Final = "ifNull(c.gateway_cache_hit, 0) = 0"
+
+# The contract refuses counts of its own that are negative, fractional or huge, and names the field.
+_COUNTED: Final = ", ".join(f"'{name}'" for name in (*Usage.__struct_fields__, "reported_cost_usd"))
+_REFUSED: Final = (
+    "(d.reason = 'invalid_usage' "
+    rf"OR d.reason = 'invalid_event' AND extract(d.detail, '`[$][.](\\w+)') IN ({_COUNTED}))"
+)
 
 _COLUMNS: Final = {
     "calls": "count()",
@@ -92,7 +99,7 @@ FROM
         {_select(_NONE)},
         count() AS refused_lines
     FROM {DATABASE}.dead_letters AS d
-    WHERE d.reason = 'invalid_usage' AND d.replayed_at IS NULL
+    WHERE {_REFUSED} AND d.replayed_at IS NULL
     GROUP BY hour
 )"""
 

@@ -39,7 +39,9 @@ _DIMENSIONS: Final = ", ".join(DIMENSIONS)
 
 _MEASURES: Final = f"""\
 SELECT
-    signal, label, window AS window_start, cut, {_DIMENSIONS}, n, sum,
+    signal, label, window AS window_start, cut, {_DIMENSIONS},
+    -- A correction can be below zero, where a lane had counted under another name.
+    toInt64(m.n) AS n, sum,
     if(n = 0, NULL, sum / n) AS mean,
     {_quantile(0.5)} AS p50_ms,
     {_quantile(0.95)} AS p95_ms,

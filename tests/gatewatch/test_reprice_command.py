@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from msgspec.json import encode
 from gatewatch.contract import Contract
 from gatewatch.price_ledger import PriceDocuments, ledger_of
 from signals.lane import Lane, Rules
+from sinks.price import make_version
+from sinks.schema import STORE
 from streams.process import end
 from tests.event import call, record
 from tests.sinks.conftest import RunningEngine, start_store
@@ -142,6 +145,7 @@ def test_the_difference_is_shown_and_stored_once(filled: RunningEngine) -> None:
             "no call of that time has the model 'gpt4o'; near are: gpt-4o",
         ),
         (["--from", "48h", "--tenant", "zzz"], "no call of that time has the tenant 'zzz'\n"),
+        (["--from", "48h", "--tenant", "beta\x1b"], "near are: beta\\x1b[31m\n"),
         (
             ["--from", "48h", "--provider", "OpenAI"],
             "no call of that time has the provider 'OpenAI'; near are: openai",
@@ -153,6 +157,30 @@ def test_wrong_usage_says_what_is_wrong(filled: RunningEngine, arguments: list[s
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.engine
+def test_versions_that_do_not_hold_yet_or_cannot_be_read_are_said(filled: RunningEngine) -> None:
+    where = ("--data", str(filled.data))
+    sink = filled.sink()
+    made = make_version(sink, PriceDocuments.of_package(), note="", based_on=None)
+    later_ms = int(time.time() * 1000) + 3 * 86_400_000
+    halved = encode([Contract(contract_id="half", adjust_bp=-5000)])
+    documents = PriceDocuments.of_package(halved)
+    make_version(sink, documents, note="", based_on=made.version, takes_effect_ms=later_ms)
+    done = reprice("--from", "48h", "--dry-run", *where)
+    assert rows(done)[-1]["after_usd"] == "0.007000000"
+    assert re.search(r"version 2 takes effect in 259,\d{3} s: .* run it again afterwards\n$", done.stderr)
+
+    sink.command(
+        f"INSERT INTO {STORE}.price_versions (version, made_at, takes_effect_at, list, declared, contracts) "
+        "SELECT 3, now64(3), now64(3) + INTERVAL 9 DAY, '{}', '', '[]'"
+    )
+    sink.close()
+    done = reprice("--from", "48h", "--dry-run", *where)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("gatewatch reprice: ")
+    assert done.stderr.endswith("; a later release may have made this version of the prices\n")
 
 
 def test_without_an_engine_it_says_what_to_do(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gatewatch.contract import Contract
 from gatewatch.events import Call, CallEvent, Latency, Request, Response, Token
 from gatewatch.price_book import PriceBook, default_book
 from gatewatch.price_ledger import VERSION_MOST
@@ -184,6 +185,14 @@ def test_better_usage_wins_over_newer_prices() -> None:
     _, estimated = pa.table(costs(table, default_book(), 2)).to_pylist()
     assert estimated["price"] < counted["price"]
     assert all(estimated[column] < counted[column] for column in COLUMNS)
+
+
+def test_the_largest_amount_is_not_rounded_into_the_version() -> None:
+    for rate, expected_status in (("281474.976710655499", "priced"), ("281474.976710655500", "unpriced")):
+        row = Contract(contract_id="r", provider="p", rates={"input": ["0"], "request": [rate]})
+        found = one(Call(**BASE, provider="p", model="m", input_tokens=1), PriceBook([row]))
+        assert found.status == expected_status
+        assert found.total == ((1 << AMOUNT_BITS) - 1 if expected_status == "priced" else 0)
 
 
 def test_amounts_of_any_size_are_kept() -> None:

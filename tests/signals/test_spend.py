@@ -140,6 +140,15 @@ def test_what_keeps_costs_from_being_whole_is_counted() -> None:
     )
 
 
+def test_reported_costs_that_cannot_be_do_not_overflow_the_sum() -> None:
+    used = {"input_tokens": 1000, "output_tokens": 100}
+    absurd = [call(**used, reported_cost_usd=1e9) for _ in range(12)]
+    found = measured(*absurd, call(**used, reported_cost_usd=0.25))
+    assert found["cost_reported_sum", "", "n"] == found["cost_reported_ours_sum", "", "n"] == 1
+    assert found["cost_reported_sum", "", "sum"] == 250_000_000
+    assert found["cost_spend_sum", "", "sum"] == 13 * 1_500_000
+
+
 def test_a_call_that_used_tokens_and_cost_nothing_is_counted() -> None:
     """Less than half a nano-dollar is stored as none."""
     rows = [Contract(contract_id="c", provider="p", rates={"input": ["0.0001"], "output": ["1"]})]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gatewatch.events import Call, Request
+from gatewatch.events import Call, Request, encode
 from gatewatch.usage import WHOLES, Usage, UsageError, check_usage
 from sinks.clickhouse import Sink
 from tests.event import T0_MS, call
@@ -251,3 +251,19 @@ def test_big_numbers_do_not_overflow(sink: Sink) -> None:
     # $2.50 for a million of input and $10 for one of output are $12,500 a call.
     assert found["difference_usd"] == 1000 * (Decimal(12_500) - 10**9)
     assert (found["differing_calls"], found["differing_share"]) == (1000, Decimal(1))
+
+
+def test_counts_that_the_contract_refuses_show_too(sink: Sink) -> None:
+    plain = encode(call(1, input_tokens=7, reported_cost_usd=0.5))
+    for wrong in (b'"input_tokens":-7', b'"input_tokens":7.5', b'"input_tokens":70000000000'):
+        keep_only(sink, [plain.replace(b'"input_tokens":7', wrong)])
+        assert gaps(sink) == {"refused_lines": 1}
+    keep_only(
+        sink,
+        [
+            plain.replace(b'"reported_cost_usd":0.5', b'"reported_cost_usd":-1'),
+            plain.replace(b'"input_tokens":7', b'"tool_requests":{"x":-1}'),
+            plain.replace(b'"total_ms":500.0', b'"total_ms":-1'),  # not for its usage
+        ],
+    )
+    assert gaps(sink) == {"refused_lines": 2}

@@ -197,6 +197,19 @@ def test_merging_parts_changes_nothing(sink: Sink) -> None:
     agree(sink)
 
 
+def test_what_was_counted_under_another_name_is_taken_back_below_zero(sink: Sink) -> None:
+    """Series beyond a chunk's limit: no row may show 2**64 less one, and sums must be right."""
+    lane = Lane(1, 0, Rules(series_limit=2, max_age_ms=10**12))
+    events = [call(n, tenant=f"t{n}", model="inhouse", **USAGE) for n in range(5)]
+    lane.feed(0, T0_MS + HOUR_MS, record(*events))
+    flush(sink, lane)
+    reprice_calls(sink, ALL, 2, RAISED)
+    counts = "SELECT tenant, n FROM gatewatch.measures WHERE signal = 'cost_status_count' AND cut = 'tenant' "
+    shown_as = {str(tenant): int(n) for tenant, n in sink.rows(counts + "AND label = 'unpriced'")}
+    assert shown_as == {"__other__": 3, "t2": -1, "t3": -1, "t4": -1}
+    assert sink.rows(f"SELECT sum(n) FROM ({counts} AND label = 'priced')") == [(5,)]
+
+
 def test_prices_that_come_back_cost_what_was_reported(sink: Sink) -> None:
     store(sink, *some_calls())
     reported, measures = total(sink), measured(sink)

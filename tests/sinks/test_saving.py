@@ -12,7 +12,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gatewatch.events import Call, Event
+from gatewatch.events import Call, Event, Token
 from gatewatch.price_book import default_book
 from gatewatch.pricing import price
 from gatewatch.usage import Usage
@@ -333,6 +333,16 @@ def test_sums_are_those_of_the_calls_and_the_same_model_changes_nothing(sink: Si
         for row in whole:
             if row.model == model["model"]:
                 assert row.paid_nano_usd == row.would_nano_usd
+
+
+def test_what_a_cut_stream_had_brought_is_paid_at_no_model(sink: Sink) -> None:
+    """The provider said the input at the stream's beginning, and then the caller left."""
+    call = made(1, stream=True, stream_end="client_disconnect", output_tokens=None)
+    parts = {name: getattr(call, name) for name in ("gateway", "call_id", "started_at_ms", "tenant")}
+    store(sink, Token(at_ms=T0_MS + 500, output_tokens_so_far=50_000, **parts, **GPT), call)
+    (row,), _ = what_if(sink, BOOK, T0_MS, T0_MS + HOUR_MS, ("openai", "gpt-4o"))
+    assert (row.calls, row.partial_calls) == (1, 1)
+    assert row.paid_nano_usd == row.would_nano_usd == 2_500_000
 
 
 def test_a_call_in_columns_costs_what_it_costs_alone() -> None:

@@ -122,6 +122,24 @@ def test_a_stream_that_runs_is_not_ended_and_its_tokens_are_progress(sink: Sink)
     assert (row["is_ended"], row["output_tokens"], row["usage_source"]) == (False, 50, "progress")
 
 
+def test_counts_of_a_worse_source_are_neither_shown_nor_priced(sink: Sink) -> None:
+    store(
+        sink,
+        record(
+            Token(at_ms=T0_MS + 1, **PART, output_tokens_so_far=50_000),
+            Response(at_ms=T0_MS + 2, **PART, usage_source="estimated", input_tokens=9, cache_read_tokens=8),
+            Response(at_ms=T0_MS + 3, **PART, usage_source="provider", input_tokens=1000, web_searches=0),
+        ),
+    )
+    (row,) = view(sink, "calls")
+    assert (row["input_tokens"], row["web_searches"], row["usage_source"]) == (1000, 0, "provider")
+    assert (row["output_tokens"], row["cache_read_tokens"]) == (None, None)
+    assert (row["cost_usd"], row["cost_reason"]) == (
+        Decimal("0.0025"),
+        "the provider did not say output tokens",
+    )
+
+
 def numbered(*seqs: int, emitter_id: str = "e") -> bytes:
     return record(*[call(seq, emitter_id=emitter_id, seq=seq) for seq in seqs])
 
