@@ -27,7 +27,7 @@ $(STAMP): requirements.lock pyproject.toml
 prepare: $(STAMP)
 	$(BIN)/python -m streams.broker --prepare
 	$(BIN)/python -m signals.decoder
-	$(BIN)/python -m sinks.native
+	$(BIN)/python -c 'from sinks import native; native.prepare()'
 
 demo: prepare
 	$(BIN)/gatewatch demo

@@ -150,7 +150,8 @@ def run(sink: Sink, engine: int, version: int, book: PriceBook) -> tuple[Outcome
     def progress(calls: int) -> None:
         nonlocal done
         done += calls
-        print(f"\r{done:,} calls", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{done:,} calls", end="", file=sys.stderr, flush=True)
 
     begin = time.perf_counter()
     outcome = reprice_calls(sink, scope, version, book, on_progress=progress)
@@ -158,7 +159,7 @@ def run(sink: Sink, engine: int, version: int, book: PriceBook) -> tuple[Outcome
     peaks = [peak_mib(pid) for pid in (os.getpid(), engine)]
     cpu = sum(psutil.Process(engine).cpu_times()[:2]) + sum(os.times()[:2]) - before_cpu
     print(
-        f"\rversion {version}: {outcome.calls:,} calls, {outcome.changed:,} changed, {seconds:.1f} s, "
+        f"version {version}: {outcome.calls:,} calls, {outcome.changed:,} changed, {seconds:.1f} s, "
         f"{cpu:.1f} s of processor time, {peaks[0]} MiB here and {peaks[1]} MiB in the engine",
         flush=True,
     )

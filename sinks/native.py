@@ -148,7 +148,3 @@ def _text(text: str) -> bytes:
 def prepare() -> None:
     """Compile, or load what was compiled, so that the first insert need not wait for it."""
     _texts(pa.array(["a"]))
-
-
-if __name__ == "__main__":
-    prepare()
