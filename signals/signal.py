@@ -6,17 +6,19 @@ series are exact on their own, so no cut has to be rebuilt from another's capped
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["CUTS", "DIMENSIONS", "OTHER", "Cut", "Family", "Selected", "Signal", "Stat"]
 
 Family: TypeAlias = Literal["performance", "cost", "pipeline"]
 Stat: TypeAlias = Literal["count", "sum", "sketch"]
-Selected: TypeAlias = tuple[str, NDArray[np.int64], NDArray[np.int64] | None]
+Selected: TypeAlias = "tuple[str, NDArray[np.int64], NDArray[np.int64] | None]"
 """What a signal takes from a batch: a label, the rows that count for it, and their values, if it has any."""
 
 DIMENSIONS: Final = ("gateway", "provider", "model", "deployment", "operation", "tenant", "team")

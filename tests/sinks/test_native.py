@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ KINDS: Final = {
     "at": pa.timestamp("ms", "UTC"),
     "hashes": pa.list_(pa.int64()),
 }
+TABLE: Final = "gatewatch_store.native"
 TEXTS: Final = st.text(max_size=6) | st.sampled_from(["", "é" * 64, "x" * 127, "x" * 128, "y" * 20_000])
 
 
@@ -56,21 +58,26 @@ def table(found: list[dict[str, Any]]) -> pa.Table:
     return pa.table({name: pa.array([row[name] for row in found], kind) for name, kind in KINDS.items()})
 
 
+def read_back(sink: Sink, insert: Callable[[str], None]) -> list[Any]:
+    """What the engine has of rows that are inserted into a table of its own."""
+    columns = ", ".join(f"{name} {kind}" for name, kind in TYPES.items())
+    sink.command(f"CREATE OR REPLACE TABLE {TABLE} ({columns}) ENGINE = MergeTree ORDER BY id")
+    try:
+        insert(TABLE)
+        return [list(row) for row in sink.rows(f"SELECT * FROM {TABLE} ORDER BY id")]
+    finally:
+        sink.command(f"DROP TABLE {TABLE}")
+
+
 def stored(sink: Sink, block: pa.Table) -> list[Any]:
     """What the engine has of a block that is inserted as Native."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in TYPES.items())
-    sink.command(f"CREATE OR REPLACE TABLE gatewatch_store.native ({columns}) ENGINE = MergeTree ORDER BY id")
-    sink.insert_raw("gatewatch_store.native", encode_block(block, TYPES), "Native")
-    return [list(row) for row in sink.rows("SELECT * FROM gatewatch_store.native ORDER BY id")]
+    body = encode_block(block, TYPES)
+    return read_back(sink, lambda name: sink.insert_raw(name, body, "Native"))
 
 
 def expected(found: list[dict[str, Any]], sink: Sink) -> list[Any]:
-    """The same by way of JSON, where null is the default."""
-    columns = ", ".join(f"{name} {kind}" for name, kind in TYPES.items())
-    sink.command(f"CREATE OR REPLACE TABLE gatewatch_store.plain ({columns}) ENGINE = MergeTree ORDER BY id")
-    arrow = table(found)
-    sink.insert("gatewatch_store.plain", arrow)
-    return [list(row) for row in sink.rows("SELECT * FROM gatewatch_store.plain ORDER BY id")]
+    """The same by way of Arrow, where null is the default."""
+    return read_back(sink, lambda name: sink.insert(name, table(found)))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
