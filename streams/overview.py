@@ -46,7 +46,8 @@ class ModelRate(Struct, frozen=True):
     latency_p95_ms: float | None
     input_tokens_per_s: float
     output_tokens_per_s: float
-    usd_per_min: float
+    usd_per_min: float | None
+    """Absent where no call has a known cost: that is not nothing."""
 
 
 class TenantRate(Struct, frozen=True):
@@ -231,7 +232,7 @@ def _model(row: Any, span_s: float) -> ModelRate:
         latency_p95_ms=_time(latency),
         input_tokens_per_s=int(tokens_in or 0) / span_s,
         output_tokens_per_s=int(tokens_out or 0) / span_s,
-        usd_per_min=_per_min(usd, span_s),
+        usd_per_min=None if usd is None else _per_min(usd, span_s),
     )
 
 

@@ -176,7 +176,7 @@ def _models(overview: Overview, most: int, *, wide: bool) -> Table:
             _ms(model.latency_p95_ms),
             _count(model.input_tokens_per_s),
             _count(model.output_tokens_per_s),
-            f"{model.usd_per_min:,.2f}",
+            "-" if model.usd_per_min is None else f"{model.usd_per_min:,.2f}",
         )
     if len(shown) < len(overview.models):
         rest = overview.models[len(shown) :]

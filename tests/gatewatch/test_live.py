@@ -138,6 +138,12 @@ def test_it_shows_rates_errors_lag_and_dead_letters() -> None:
         assert shown in text, shown
 
 
+def test_a_model_without_a_price_does_not_cost_nothing() -> None:
+    unpriced = replace(OVERVIEW, models=[replace(model(0), usd_per_min=None)])
+    (row,) = [line for line in screen(unpriced, 120, 50) if "model-0" in line]
+    assert row.rstrip().endswith(" -")
+
+
 def test_lag_that_no_worker_tells_is_unknown_and_not_nothing() -> None:
     assert "lag unknown" in "\n".join(screen(NOTHING, 120, 50))
     assert "lag unknown" in line(Status(60.0, "traffic"), NOTHING)

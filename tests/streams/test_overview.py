@@ -79,7 +79,7 @@ def test_rates_are_over_the_last_seconds_that_are_stored(sink: Sink) -> None:
     # 30 input tokens at $2.50 and 15 output tokens at $10 for a million; model "slow" has no price.
     each = Decimal("0.000225")
     assert overview.usd_per_min == pytest.approx(30 * float(each) / SPAN_S * 60)
-    assert first.usd_per_min == overview.usd_per_min and second.usd_per_min == 0.0
+    assert first.usd_per_min == overview.usd_per_min and second.usd_per_min is None
     assert overview.usd == 30 * each
     assert overview.dearest == [TenantSpend("acme", 30 * each)]
 
