@@ -9,6 +9,7 @@ and both ways give the same (a property test holds them against each other on mu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import GenericAlias
 from typing import Any, Final
 
 import msgspec
@@ -142,7 +143,7 @@ _PLAN: Final = (
     np.zeros(len(_FIELDS) + 1, dtype=np.int64),
 )
 _NESTED: Final = {
-    field.name: msgspec.json.Decoder(list[field.type])  # type: ignore[name-defined]
+    field.name: msgspec.json.Decoder(GenericAlias(list, (field.type,)))
     for tag in _TAGS
     for field in msgspec.structs.fields(KINDS[tag])
     if _FIELDS[_AT[field.name]].holds == scan.NESTED

@@ -32,7 +32,7 @@ from gatewatch.price_book import PriceBook
 from gatewatch.pricing import FIELDS
 from signals import spend
 from signals.chunk import WINDOW_S, series_name
-from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT, coded
+from signals.column import CALL_COLUMNS, RANK_ESTIMATED, RANK_PROGRESS, RANK_SHIFT, coded, numbers
 from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, VERSION_BITS, costs
 from signals.signal import CUTS, DIMENSIONS, Cut
 
@@ -232,8 +232,8 @@ class Correction:
     def _add(self, table: pa.Table, lane: Costs, counted: Costs) -> None:
         self.calls += table.num_rows
         table = _as_it_ended(table, lane)
-        minute = _ints(table, "cost_minute")
-        window = np.where(minute > 0, minute, _ints(table, "last_at") // _MINUTE_MS)
+        minute = numbers(table, "cost_minute")
+        window = np.where(minute > 0, minute, numbers(table, "last_at") // _MINUTE_MS)
         cell, place = _distinct(self._combine(table) << _WINDOW_BITS | window)
         found: dict[tuple[str, str], NDArray[np.int64]] = {}
         for costs_of, sign in ((lane, -1), (counted, 1)):
@@ -298,9 +298,9 @@ class Correction:
         key = np.zeros(table.num_rows, dtype=np.int64)
         columns: list[tuple[Ints, Ints]] = []
         size = 1
-        for name, numbers in zip(DIMENSIONS, self._names, strict=True):
+        for name, known_names in zip(DIMENSIONS, self._names, strict=True):
             codes, names = coded(table, name)
-            known = [numbers.setdefault(text, len(numbers)) for text in names]
+            known = [known_names.setdefault(text, len(known_names)) for text in names]
             columns.append((np.array(known, dtype=np.int64), codes))
             if size * len(names) >= 1 << 62:
                 distinct, key = _distinct(key)
@@ -334,13 +334,13 @@ class Correction:
 
 def _as_it_ended(table: pa.Table, lane: Costs) -> pa.Table:
     """Merged calls with the usage of the event that ended each, as far as one can tell."""
-    rank = np.maximum(_ints(table, "input_tokens"), _ints(table, "output_tokens")) >> RANK_SHIFT
+    rank = np.maximum(numbers(table, "input_tokens"), numbers(table, "output_tokens")) >> RANK_SHIFT
     # What a stream has brought so far is no usage, unless the event that ended it said so itself.
     running = (rank == RANK_PROGRESS) & ~((lane.version > 0) & (lane.rank == RANK_PROGRESS))
     least = np.where(running, RANK_ESTIMATED, rank)
     for name in _TOKENS:
         if name in table.column_names:
-            column = _ints(table, name)
+            column = numbers(table, name)
             worse = (column >> RANK_SHIFT) < least
             if (worse & (column != 0)).any():
                 table = _set(table, name, pa.array(np.where(worse, 0, column)))
@@ -352,7 +352,7 @@ def _as_it_ended(table: pa.Table, lane: Costs) -> pa.Table:
 def _as_events(table: pa.Table, found: Costs) -> pa.Table:
     """What the cost family takes from the events that costs came from, as a lane encodes them."""
     columns = {
-        name: pa.array(_ints(table, name))
+        name: pa.array(numbers(table, name))
         for name in ("input_tokens", "output_tokens", "reported_cost_nano_usd")
     }
     columns |= {column: pa.array(amount) for column, amount in zip(COLUMNS, found.amounts, strict=True)}
@@ -500,11 +500,6 @@ def _distinct(values: Ints) -> tuple[Ints, Ints]:
 
 def _whole(column: Any) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-
-
-def _ints(table: pa.Table, name: str) -> Ints:
-    numbers: Ints = table[name].to_numpy().astype(np.int64)
-    return numbers
 
 
 def _set(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

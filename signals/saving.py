@@ -14,7 +14,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from gatewatch.price_book import PriceBook
-from signals.column import RANK_PROVIDER, RANK_SHIFT
+from signals.column import RANK_PROVIDER, RANK_SHIFT, numbers
 from signals.cost import AMOUNT_BITS, COLUMNS, HEAD_DIGITS, STATUSES, costs
 
 __all__ = ["Repriced", "as_batch", "at_model", "reprice", "with_caching"]
@@ -107,20 +107,13 @@ def with_caching(table: pa.Table, book: PriceBook, repeated_tokens: Ints, least_
         ("cache_write_5m_tokens", np.zeros(n, dtype=np.int64)),
         ("cache_write_1h_tokens", np.zeros(n, dtype=np.int64)),
     ):
-        before = _numbers(table, column)
+        before = numbers(table, column)
         changed = _with(changed, column, pa.array(np.where(stays, before, _SAID | counts)))
     return reprice(changed, book)
 
 
-def _numbers(table: pa.Table, column: str) -> Ints:
-    if column not in table.column_names:
-        return np.zeros(table.num_rows, dtype=np.int64)
-    numbers: Ints = table[column].to_numpy()
-    return numbers
-
-
 def _counts(table: pa.Table, column: str) -> Ints:
-    counts: Ints = _numbers(table, column) & _COUNT
+    counts: Ints = numbers(table, column) & _COUNT
     return counts
 
 

@@ -125,7 +125,7 @@ _MAGIC: Final = 16
 _BATCH_HEAD: Final = 21
 
 
-class _Fetched(MemoryRecords):  # type: ignore[misc]
+class _Fetched(MemoryRecords):  # type: ignore[misc]  # aiokafka has no types
     """What a fetch brought, which can still be looked at as bytes."""
 
     def __init__(self, fetched: bytes) -> None:
@@ -133,7 +133,7 @@ class _Fetched(MemoryRecords):  # type: ignore[misc]
         self.fetched = fetched
 
 
-class _Checked(PartitionRecords):  # type: ignore[misc]
+class _Checked(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
     """Records of a fetch whose checksums are computed by the processor's own instruction.
 
     aiokafka computes them in portable C, at a tenth of the speed. Whatever is wrong is left to it: it hands

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pytest
@@ -347,7 +348,7 @@ def test_calls_that_come_between_any_two_steps_are_not_lost(sink: Sink) -> None:
         reset(sink)
         store(sink, *few_calls())
         live = [call(6 * 180_000 + i * 60_000, call_id=f"live{i}", model="gpt-4o", **USAGE) for i in range(3)]
-        _reprice(Breaking(sink, at, then=lambda live=live: store(sink, *live, source=2)))  # type: ignore[misc]
+        _reprice(Breaking(sink, at, then=partial(store, sink, *live, source=2)))
         assert total(sink, "1") == 5
         agree(sink)
         # Those that the run had not read yet are repriced by the next.
@@ -429,7 +430,7 @@ def test_runs_are_listed_and_an_unfinished_one_is_seen(sink: Sink) -> None:
     store(sink, *few_calls())
     scope = Scope(from_ms=ALL.from_ms, until_ms=ALL.until_ms, models=("gpt-4o", "it's"), tenants=("acme",))
     with pytest.raises(SinkError):
-        reprice_calls(Breaking(sink, 2), scope, 2, RAISED)  # type: ignore[arg-type]
+        reprice_calls(cast(Sink, Breaking(sink, 2)), scope, 2, RAISED)
     reprice_calls(sink, ALL, 3, RAISED)
     broken, whole = sink.table(
         "SELECT * FROM gatewatch.reprices ORDER BY started_at, price_version"

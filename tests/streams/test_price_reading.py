@@ -54,7 +54,7 @@ def store(sink: Sink) -> Store:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, store: Store) -> Iterator[Worker]:
+def worker(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     worker = Worker(Settings(data_dir=tmp_path, chunk_records=CHUNK))
     worker.writer.close()
     worker.writer = Writer(lambda: cast(Sink, store))
@@ -62,7 +62,7 @@ def worker(tmp_path: Path, store: Store) -> Iterator[Worker]:
     async def unchanged() -> None:
         """There is no Kafka here to ask whether the topic is still the same."""
 
-    worker._check_incarnation = unchanged  # type: ignore[method-assign]
+    monkeypatch.setattr(worker, "_check_incarnation", unchanged)
     worker.partitions[0] = Partition(0, Lane(1, CHUNK, worker.rules, 0, worker.prices), lambda message: None)
     yield worker
     worker.writer.close()
@@ -128,7 +128,7 @@ def test_a_running_worker_prices_by_a_version_from_its_time_on(
 
 
 def test_a_worker_that_cannot_read_the_ledger_waits_rather_than_price_with_an_old_one(
-    worker: Worker, store: Store, sink: Sink
+    worker: Worker, store: Store, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register_package(sink)
     waited: list[int] = []
@@ -142,7 +142,7 @@ def test_a_worker_that_cannot_read_the_ledger_waits_rather_than_price_with_an_ol
             waited.append(worker.partitions[0].lane.through)
             store.down = len(waited) < 3
 
-        worker.writer._back_off = back_off  # type: ignore[method-assign]
+        monkeypatch.setattr(worker.writer, "_back_off", back_off)
         worker._prices_read_at_s = time.monotonic() - 20
         await worker._feed(Stream([worker._priced_until_ms, begins]))
 
